@@ -1,0 +1,222 @@
+"""A listening socket and a thread for each connection: ``ThreadingTCPServer`` as both
+daemons need it. What is spoken on a connection is not known here."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import socketserver
+import stat
+import threading
+import time
+from collections.abc import Callable
+
+from . import wire
+from .config import Address
+from .log import fields
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+_PAUSE = 0.1  # s between two looks whether there are descriptors again
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Accepts connections, TCP or Unix, and serves each in a thread of its own.
+
+    :param address: where to listen; port 0 takes a free one, see :attr:`address`
+    :param serve: called in the connection's thread with the socket and the peer's
+        address; owns the socket
+    :param name: prefix of the names of its threads
+    :param max_connections: with so many, accepting pauses
+    :param mode: permissions of a Unix socket
+    :raises OSError: if the address can't be used; names it
+    """
+
+    allow_reuse_address = True
+    request_queue_size = _BACKLOG
+
+    def __init__(
+        self,
+        address: Address,
+        serve: Callable[[socket.socket, object], None],
+        *,
+        name: str,
+        max_connections: int,
+        mode: int = 0o600,
+    ) -> None:
+        self._serve = serve
+        self._name = name
+        self._max_connections = max_connections
+        self._mode = mode
+        self._out_of_resources = False
+        # Guards _threads and _stopping; notified when a thread leaves and at the stop.
+        self._changed = threading.Condition()
+        self._threads: set[threading.Thread] = set()
+        self._stopping = False
+        self._acceptor = threading.Thread(
+            target=self.serve_forever, args=(None,), name=f"{name}-accept", daemon=True
+        )
+        try:
+            self.address_family, bind_to = _socket_address(address)
+            super().__init__(bind_to, None)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"can't listen on {address}: {error.strerror}"
+            ) from None
+        self.address = address
+        if address.path is None:
+            self.address = address._replace(port=self.server_address[1])
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_UNIX:
+            _remove_stale_socket(self.server_address)
+            mask = os.umask(0o777 & ~self._mode)
+            try:
+                self.socket.bind(self.server_address)
+            finally:
+                os.umask(mask)
+            return
+        if self.address_family == socket.AF_INET6:
+            only = self.server_address[0] != "::"
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        super().server_bind()
+
+    def start(self) -> None:
+        """Begin to accept, in a thread of its own."""
+        self._acceptor.start()
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket. Connections go on."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        # Wakes the accepting thread, which waits without a time limit.
+        self.socket.shutdown(socket.SHUT_RDWR)
+        if self._acceptor.ident is not None:
+            self.shutdown()
+            self._acceptor.join()
+        self.socket.close()
+        if self.address.path is not None:
+            _unlink(self.address.path)
+
+    def join(self, deadline: float) -> list[str]:
+        """Wait until the connections' threads have ended; whoever stops a daemon wakes
+        them before.
+
+        :param deadline: on the monotonic clock
+        :returns: names of those threads that haven't
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._threads, max(0.0, deadline - time.monotonic())
+            )
+            return sorted(thread.name for thread in self._threads)
+
+    @property
+    def connections(self) -> int:
+        with self._changed:
+            return len(self._threads)
+
+    # --- called by socketserver ---
+
+    def get_request(self):
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopping or len(self._threads) < self._max_connections
+            )
+        try:
+            request = super().get_request()
+        except OSError as error:
+            if error.errno in _OUT_OF_RESOURCES:
+                self._pause(error)
+            raise
+        self._out_of_resources = False
+        return request
+
+    def process_request(self, request, client_address) -> None:
+        thread = threading.Thread(
+            target=self._run,
+            args=(request, client_address),
+            name=f"{self._name}-{request.fileno()}",
+            daemon=True,  # one that is stuck must not keep the process from ending
+        )
+        with self._changed:
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            with self._changed:
+                self._threads.discard(thread)
+            request.close()
+            self._pause(error)
+
+    def _run(self, request: socket.socket, client_address) -> None:
+        try:
+            wire.tune(request)
+            self._serve(request, client_address)
+        except Exception:
+            logger.exception("connection failed")
+        finally:
+            request.close()
+            with self._changed:
+                self._threads.discard(threading.current_thread())
+                self._changed.notify_all()
+
+    def _pause(self, error: Exception) -> None:
+        if not self._out_of_resources:
+            self._out_of_resources = True
+            logger.error(
+                "out of resources, accepting pauses %s",
+                fields(address=str(self.address), error=str(error)),
+            )
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, _PAUSE)
+
+
+def _socket_address(address: Address):
+    if address.path is not None:
+        return socket.AF_UNIX, address.path
+    if address.host == "*":
+        if socket.has_dualstack_ipv6():
+            return socket.AF_INET6, ("::", address.port)
+        return socket.AF_INET, ("0.0.0.0", address.port)
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise OSError(error.errno, error.strerror) from None
+    return found[0][0], found[0][4]
+
+
+def _remove_stale_socket(path: str) -> None:
+    """Remove a socket that nobody listens on any more.
+
+    :raises OSError: if somebody does, or if it is no socket
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.EEXIST, "a file of that name exists")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            _unlink(path)
+        except FileNotFoundError:
+            pass
+        else:
+            raise OSError(errno.EADDRINUSE, "another process listens there")
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

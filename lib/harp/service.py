@@ -1,0 +1,93 @@
+"""A daemon's life, the same for both: what signals mean, readiness, and the exit."""
+
+from __future__ import annotations
+
+import errno
+import faulthandler
+import logging
+import os
+import resource
+import signal
+import socket
+
+from .log import fields
+
+logger = logging.getLogger(__name__)
+
+# systemd waits for whom it starts, and so can others: a datagram socket named in the
+# environment gets lines of VARIABLE=VALUE (sd_notify(3)).
+_NOTIFY_SOCKET = "NOTIFY_SOCKET"
+
+
+class Signals:
+    """Signals as a queue that the main thread reads. A context manager; to be entered
+    in the main thread before any other is started."""
+
+    _WANTED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def __enter__(self) -> Signals:
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._previous = {
+            number: signal.signal(number, lambda *_: None) for number in self._WANTED
+        }
+        # With a handler in Python alone, a signal would wait until the main thread
+        # happens to run; the wake-up descriptor ends its wait.
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        return self
+
+    def __exit__(self, *_) -> None:
+        faulthandler.unregister(signal.SIGUSR1)
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._reader.close()
+        self._writer.close()
+
+    def wait(self) -> signal.Signals:
+        """Wait for the next signal, or for :meth:`stop`."""
+        while True:
+            number = self._reader.recv(1)[0]
+            if number in self._WANTED:
+                return signal.Signals(number)
+
+    def stop(self) -> None:
+        """Make :meth:`wait` return SIGTERM. From any thread."""
+        try:
+            self._writer.send(bytes((signal.SIGTERM,)))
+        except BlockingIOError:
+            pass  # it has signals enough to read
+
+
+def notify(**variables: str) -> None:
+    """Tell the service manager what it asked to be told, if there is one.
+
+    :param variables: as in sd_notify(3), for example ``READY="1"``
+    """
+    path = os.environ.get(_NOTIFY_SOCKET)
+    if not path:
+        return
+    if path.startswith("@"):
+        path = "\0" + path[1:]
+    text = "\n".join(f"{name}={value}" for name, value in variables.items())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(text.encode(), path)
+    except OSError as error:
+        logger.warning(
+            "can't notify the service manager %s", fields(path=path, error=str(error))
+        )
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many descriptors as it may allow itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def reason(error: OSError) -> str:
+    """Say in words why the system refused, with the file if there is one."""
+    text = error.strerror or str(error) or errno.errorcode.get(error.errno, "")
+    return f"{error.filename}: {text}" if error.filename else text

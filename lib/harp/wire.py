@@ -1,0 +1,497 @@
+"""JSON lines over a socket: strict decoding, limits, deadlines, TLS.
+
+A :class:`Connection` is used by one thread, its owner. Another thread ends the owner's
+wait with a :class:`Waker`; it never touches the socket. Sockets are non-blocking and
+every wait is one ``poll`` over the socket and the wakers, so that a deadline counts
+for the whole of what is awaited, not for each read. Rules of the format:
+doc/protocol.rst, "Lines".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import time
+from _thread import allocate_lock
+
+from .errors import INVALID_REQUEST, PARSE_ERROR, Refusal
+
+MAX_DEPTH = 128
+"""Levels of nesting that a value of the user may have."""
+
+WRAPPING_DEPTH = 8
+WRAPPING_BYTES = 64 * 1024
+"""What a line may have in levels and bytes beyond the user's values in it: room for
+what is wrapped around them."""
+
+_CHUNK = 64 * 1024
+_DISCARD_BYTES = 64 * 1024 * 1024
+_DISCARD_SECONDS = 5.0
+_TLS_HANDSHAKE = 0x16  # the first byte of a TLS client (RFC 8446, 5.1), never of JSON
+
+# A peer that has vanished without a word is noticed after about two minutes.
+_KEEPALIVE_IDLE = 60
+_KEEPALIVE_INTERVAL = 15
+_KEEPALIVE_PROBES = 4
+
+
+class EndOfStream(Exception):
+    """Raised when the peer has closed its side.
+
+    :ivar partial: True if it did so in the middle of a line
+    """
+
+    def __init__(self, partial: bool) -> None:
+        super().__init__(
+            "connection closed in the middle of a line"
+            if partial
+            else "connection closed"
+        )
+        self.partial = partial
+
+
+class DeadlineExceeded(Exception):
+    """Raised when what was awaited hasn't come in time."""
+
+
+class Woken(Exception):
+    """Raised in a connection's owner when a waker was set: look what has changed."""
+
+
+class Waker:
+    """Ends a wait in another thread. :meth:`wake` may be called from any thread, at any
+    time, also after :meth:`close`."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Guards _fd against being closed, and used again for something else, while
+        # another thread writes to it.
+        self._lock = allocate_lock()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def wake(self) -> None:
+        with self._lock:
+            if self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
+
+    def clear(self) -> None:
+        """Make it wait again. The owner calls it before it looks what has changed."""
+        try:
+            os.eventfd_read(self._fd)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+
+# --- values and lines ---------------------------------------------------------------
+
+
+def encode(message: object) -> bytes:
+    """Return ``message`` as one line, with its newline.
+
+    :raises ValueError: for NaN, infinities, integers of more than 4300 digits, nesting
+        beyond what the interpreter can follow, circular values
+    :raises TypeError: for what is not JSON at all
+    """
+    try:
+        text = _encoder.encode(message)
+    except RecursionError:
+        raise ValueError("value is nested too deep") from None
+    # Only lone surrogates can't be encoded, and they can stand in strings only, where
+    # this error handler writes exactly their JSON escape.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def decode(line: bytes) -> dict:
+    """Return the object that a line holds.
+
+    :raises Refusal: ``parse_error`` if it isn't JSON in UTF-8, ``invalid_request`` if
+        it is no object, nested too deep, or holds a duplicate key or a number that is
+        too large
+    """
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refusal(
+            PARSE_ERROR, f"not UTF-8 at byte {error.start}", closes=True
+        ) from None
+    try:
+        message = _decoder.decode(text)
+        # Whoever has no more brackets than levels can't be too deep.
+        if line.count(b"[") + line.count(b"{") > MAX_DEPTH + WRAPPING_DEPTH:
+            check_depth(message, MAX_DEPTH + WRAPPING_DEPTH)
+    except json.JSONDecodeError as error:
+        raise Refusal(
+            PARSE_ERROR, f"not JSON: {error.msg} at character {error.pos}"
+        ) from None
+    except RecursionError:
+        raise Refusal(INVALID_REQUEST, _TOO_DEEP) from None
+    except ValueError:
+        # Python's own limit on digits (sys.set_int_max_str_digits).
+        raise Refusal(INVALID_REQUEST, "integer of more than 4300 digits") from None
+    if not isinstance(message, dict):
+        raise Refusal(INVALID_REQUEST, "message is not a JSON object")
+    return message
+
+
+def check_depth(value: object, limit: int) -> None:
+    """Check that ``value`` has at most ``limit`` levels of arrays and objects.
+
+    :raises Refusal: ``invalid_request`` if it has more
+    """
+    level = [value] if isinstance(value, (dict, list)) else []
+    depth = 0
+    while level:
+        depth += 1
+        if depth > limit:
+            raise Refusal(INVALID_REQUEST, _TOO_DEEP)
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+
+
+_TOO_DEEP = "nested too deep"
+
+
+def _object(pairs: list) -> dict:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise Refusal(INVALID_REQUEST, f"duplicate key {key[:100]!a}")
+            seen.add(key)
+    return result
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise Refusal(INVALID_REQUEST, "number is too large")
+    return number
+
+
+def _constant(name: str):
+    raise Refusal(PARSE_ERROR, f"not JSON: {name}")
+
+
+_encoder = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":")
+)
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_float, parse_constant=_constant
+)
+
+
+# --- connections --------------------------------------------------------------------
+
+
+class Connection:
+    """A socket that carries lines.
+
+    :param sock: connected socket, plain; becomes non-blocking and belongs to the
+        connection from now on
+    :param max_line: bytes that a received line may have, without its newline
+    :param wakers: any of them, when set, makes every wait here raise :class:`Woken`
+    """
+
+    def __init__(
+        self, sock: socket.socket, max_line: int, wakers: tuple[Waker, ...] = ()
+    ) -> None:
+        sock.setblocking(False)
+        self.max_line = max_line
+        self._poll = select.poll()
+        self._awaited = select.POLLIN
+        self._poll.register(sock, self._awaited)
+        for waker in wakers:
+            self._poll.register(waker, select.POLLIN)
+        self._buffer = bytearray()
+        self._searched = 0
+        self._use(
+            sock, {BlockingIOError: select.POLLIN}, {BlockingIOError: select.POLLOUT}
+        )
+
+    def _use(self, sock, blocked_reads: dict, blocked_writes: dict) -> None:
+        self.sock = sock
+        self._fd = sock.fileno()
+        # Which poll event to wait for after which exception of recv and send.
+        self._blocked_reads = blocked_reads
+        self._blocked_writes = blocked_writes
+
+    def start_tls(self, context, server_hostname: str | None, deadline: float) -> None:
+        """Do the TLS handshake; everything after it is encrypted.
+
+        :param context: an ``ssl.SSLContext`` of either side
+        :param server_hostname: on the client's side, the name to ask for and, if the
+            context says so, to verify; None on the server's side
+        :raises OSError: ``ssl.SSLError`` among them, if the handshake fails
+        :raises DeadlineExceeded: if it takes too long
+        """
+        import ssl
+
+        sock = context.wrap_socket(
+            self.sock,
+            server_side=server_hostname is None,
+            server_hostname=server_hostname,
+            do_handshake_on_connect=False,
+        )
+        blocked = {
+            ssl.SSLWantReadError: select.POLLIN,
+            ssl.SSLWantWriteError: select.POLLOUT,
+        }
+        self._use(sock, blocked, blocked)
+        while True:
+            try:
+                sock.do_handshake()
+                return
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                event = blocked[type(error)]
+            self.wait(event, deadline)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def wait(self, event: int, deadline: float | None) -> None:
+        """Wait until the socket is ready for a poll event.
+
+        :param deadline: on the monotonic clock; None: for ever
+        :raises Woken: if a waker was set
+        :raises DeadlineExceeded: if it isn't ready in time
+        """
+        if event != self._awaited:
+            self._poll.modify(self._fd, event)
+            self._awaited = event
+        timeout = None
+        if deadline is not None:
+            timeout = max(0.0, (deadline - time.monotonic()) * 1000)
+        ready = self._poll.poll(timeout)
+        if not ready:
+            raise DeadlineExceeded
+        for fd, _ in ready:
+            if fd != self._fd:
+                raise Woken
+
+    def receive_some(self) -> tuple[bytes, int]:
+        """Receive what is there, without waiting.
+
+        :returns: bytes and 0; or nothing and the poll event to wait for; nothing and 0
+            means that the peer has closed its side
+        :raises OSError: if the connection is broken
+        """
+        try:
+            return self.sock.recv(_CHUNK), 0
+        except OSError as error:
+            event = self._blocked_reads.get(type(error))
+            if event is None:
+                raise
+            return b"", event
+
+    def send_some(self, data) -> tuple[int, int]:
+        """Send what goes without waiting.
+
+        :returns: number of bytes sent and 0; or 0 and the poll event to wait for
+        :raises OSError: if the connection is broken
+        """
+        try:
+            return self.sock.send(data), 0
+        except OSError as error:
+            event = self._blocked_writes.get(type(error))
+            if event is None:
+                raise
+            return 0, event
+
+    def readline(self, deadline: float | None) -> bytes:
+        """Return the next line, without its newline.
+
+        :raises EndOfStream: if there is none
+        :raises DeadlineExceeded: if it isn't whole in time
+        :raises Refusal: ``invalid_request`` if it is too long; the connection is of no
+            use afterwards
+        :raises Woken: if a waker was set; what has come of the line is kept
+        :raises OSError: if the connection is broken
+        """
+        while (line := self._next_line()) is None:
+            self._fill(deadline)
+        return line
+
+    def readlines(self, deadline: float | None) -> list[bytes]:
+        """Return all lines that are there, at least one. Errors as for
+        :meth:`readline`."""
+        lines = [self.readline(deadline)]
+        while (line := self._next_line()) is not None:
+            lines.append(line)
+        return lines
+
+    def _next_line(self) -> bytes | None:
+        buffer = self._buffer
+        end = buffer.find(b"\n", self._searched)
+        if end < 0:
+            end = self._searched = len(buffer)
+            line = None
+        else:
+            line = bytes(buffer[:end])
+        if end > self.max_line:
+            raise Refusal(
+                INVALID_REQUEST,
+                f"line is longer than {self.max_line} bytes",
+                closes=True,
+            )
+        if line is not None:
+            del buffer[: end + 1]
+            self._searched = 0
+        return line
+
+    def _fill(self, deadline: float | None) -> None:
+        data, blocked_on = self.receive_some()
+        if blocked_on:
+            self.wait(blocked_on, deadline)
+        elif not data:
+            raise EndOfStream(partial=bool(self._buffer))
+        else:
+            self._buffer += data
+            if self._buffer[0] == _TLS_HANDSHAKE:
+                raise Refusal(
+                    PARSE_ERROR, "not JSON: this port does not speak TLS", closes=True
+                )
+            # Whoever drips must not reset the clock.
+            if deadline is not None and time.monotonic() >= deadline:
+                if b"\n" not in data:
+                    raise DeadlineExceeded
+
+    def peek(self, deadline: float) -> bytes:
+        """Return the first byte that the peer sends, and leave it unread. Only for a
+        connection without TLS. Errors as for :meth:`readline`."""
+        while True:
+            try:
+                return self.sock.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                self.wait(select.POLLIN, deadline)
+
+    def send(self, data: bytes, deadline: float | None) -> None:
+        """Send all of ``data``.
+
+        :raises DeadlineExceeded: if the peer doesn't take it in time
+        :raises Woken: if a waker was set while waiting; part of it may be sent
+        :raises OSError: if the connection is broken
+        """
+        view = memoryview(data)
+        while view:
+            sent, blocked_on = self.send_some(view)
+            if blocked_on:
+                self.wait(blocked_on, deadline)
+            view = view[sent:]
+
+    def half_close(self) -> None:
+        """Tell the peer that nothing more comes; what it sends can still be read.
+
+        ``SSLSocket.shutdown`` would drop the TLS layer, and the next write would go
+        out in clear; the plain one leaves it, and the next write fails.
+        """
+        try:
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+        except OSError:
+            pass  # the peer was faster
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def close_after_reading(self) -> None:
+        """Close so that the peer gets to read what was sent last: with input unread,
+        the kernel would reset the connection and the peer's copy be lost. Nothing
+        wakes this; it takes five seconds at most."""
+        deadline = time.monotonic() + _DISCARD_SECONDS
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        discarded = 0
+        try:
+            self._send_close_notify()
+            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+            while discarded < _DISCARD_BYTES:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or not poll.poll(remaining * 1000):
+                    break
+                # Below TLS: nobody looks at these bytes.
+                data = socket.socket.recv(self.sock, _CHUNK)
+                if not data:
+                    break
+                discarded += len(data)
+        except OSError:
+            pass  # the peer has gone: nobody is left to be told
+        finally:
+            self.close()
+
+    def _send_close_notify(self) -> None:
+        if hasattr(self.sock, "unwrap"):
+            try:
+                self.sock.unwrap()
+            except OSError:
+                pass  # sent, but the peer's own has not come yet
+
+
+def tune(sock: socket.socket) -> None:
+    """Set what every TCP connection of ours has: no delay, keepalive."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+
+
+def connect(
+    family: int,
+    address: tuple | str,
+    max_line: int,
+    deadline: float | None,
+    wakers: tuple[Waker, ...] = (),
+) -> Connection:
+    """Connect a stream socket.
+
+    :param family: address family, as ``getaddrinfo`` gives it
+    :param address: socket address in that family
+    :raises OSError: if it fails
+    :raises DeadlineExceeded: if it takes too long
+    :raises Woken: if a waker was set meanwhile
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        if family == socket.AF_UNIX:
+            _connect_unix(sock, address, deadline)
+            return Connection(sock, max_line, wakers)
+        tune(sock)
+        connection = Connection(sock, max_line, wakers)
+        try:
+            sock.connect(address)
+        except BlockingIOError:
+            connection.wait(select.POLLOUT, deadline)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, os.strerror(code)) from None
+        return connection
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _connect_unix(sock: socket.socket, path, deadline: float | None) -> None:
+    # With the backlog full, a non-blocking connect fails and nothing tells when to try
+    # again (unix(7)); a blocking one waits.
+    if deadline is not None:
+        sock.settimeout(max(0.001, deadline - time.monotonic()))
+    try:
+        sock.connect(path)
+    except (TimeoutError, BlockingIOError):
+        raise DeadlineExceeded from None

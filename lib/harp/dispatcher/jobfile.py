@@ -1,0 +1,379 @@
+"""The file of a job: its format, writing it and reading it.
+
+Lines of JSON, in this order (doc/joblog.rst is the format's text):
+
+- the record: what was submitted, by whom and when; without it there is no job;
+- the start: when the job left its queue and where it went, written just before the
+  request is sent; absent if it never came so far;
+- packets, exactly as clients get them;
+- the end, exactly as clients get it, and the trailer. The job has ended when the
+  trailer is whole.
+
+A file is written by one thread at a time and only ever appended to. Readers have
+descriptors of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from .. import protocol, wire
+from ..errors import Refusal
+from .disk import Disk, StorageError
+
+FORMAT = 1
+
+_BLOCK = 64 * 1024
+_RECORD_PREFIX = b'{"harpcaller_job":'
+_START_PREFIX = b'{"start":'
+_TRAILER_PREFIX = b'{"end":'
+_MAX_TRAILER = 4096
+
+
+class Record(NamedTuple):
+    """The first line.
+
+    :ivar order: ascends with each submission, also across restarts
+    :ivar submit: seconds since the epoch
+    :ivar timeout: seconds, as it applies
+    :ivar max_exec_time: seconds, as it applies
+    :ivar submitted_by: verified name of the client, None for an anonymous one
+    :ivar call: as it was requested
+    """
+
+    job_id: str
+    order: int
+    submit: float
+    timeout: int
+    max_exec_time: int
+    submitted_by: str | None
+    call: protocol.Call
+
+    def encode(self) -> bytes:
+        return wire.encode(
+            {
+                "harpcaller_job": FORMAT,
+                "job_id": self.job_id,
+                "order": self.order,
+                "submit": self.submit,
+                "timeout": self.timeout,
+                "max_exec_time": self.max_exec_time,
+                "submitted_by": self.submitted_by,
+                "request": protocol.build_call(self.call),
+            }
+        )
+
+
+class Trailer(NamedTuple):
+    """The last line.
+
+    :ivar end: seconds since the epoch
+    :ivar start: when the job left its queue; None if it never did
+    :ivar outcome: one of :data:`harp.protocol.OUTCOMES`
+    :ivar packets: how many there are
+    """
+
+    end: float
+    start: float | None
+    outcome: str
+    packets: int
+
+    def encode(self) -> bytes:
+        return wire.encode(self._asdict())
+
+
+class Start(NamedTuple):
+    """The second line, once the job is about to be sent to its host."""
+
+    start: float
+    address: str
+    port: int
+
+    def encode(self) -> bytes:
+        return wire.encode(self._asdict())
+
+
+def decode_record(line: bytes) -> Record:
+    """Raises StorageError if ``line`` isn't a record that can be read."""
+    try:
+        if not line.startswith(_RECORD_PREFIX):
+            raise ValueError("no record")
+        fields = wire.decode(line)
+        if fields["harpcaller_job"] != FORMAT:
+            raise ValueError(f"format {fields['harpcaller_job']!r} is unknown")
+        return Record(
+            fields["job_id"],
+            int(fields["order"]),
+            float(fields["submit"]),
+            int(fields["timeout"]),
+            int(fields["max_exec_time"]),
+            fields["submitted_by"],
+            protocol.parse_request(fields["request"]),
+        )
+    except (Refusal, KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"first line can't be read: {error}") from None
+
+
+def decode_trailer(line: bytes) -> Trailer | None:
+    """Return None if ``line`` isn't a trailer."""
+    if not line.startswith(_TRAILER_PREFIX):
+        return None
+    try:
+        fields = wire.decode(line)
+        start = fields["start"]
+        return Trailer(
+            float(fields["end"]),
+            None if start is None else float(start),
+            str(fields["outcome"]),
+            int(fields["packets"]),
+        )
+    except (Refusal, KeyError, TypeError, ValueError):
+        return None
+
+
+def packet_number(line: bytes) -> int:
+    """Return the number in the beginning of a packet's line.
+
+    :raises StorageError: if it isn't one
+    """
+    prefix = len(protocol.PACKET_PREFIX)
+    digits = line[prefix : line.find(b",", prefix, prefix + 24)]
+    if not line.startswith(protocol.PACKET_PREFIX) or not digits.isdigit():
+        raise StorageError(f"no packet where one should be: {line[:40]!r}")
+    return int(digits)
+
+
+class Writer:
+    """Appends whole lines to a job's file, or nothing.
+
+    :param path: of the file, which exists
+    :param size: of its whole lines; whatever is behind them is cut off
+    :param most: bytes that the file may have, but for its end
+    :raises StorageError: if the file can't be opened
+    """
+
+    def __init__(self, disk: Disk, path: str, size: int, most: int) -> None:
+        self._disk = disk
+        self._path = path
+        self._most = most
+        self.size = size
+        try:
+            self._fd = disk.open(path)
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}") from None
+        self._whole = os.fstat(self._fd).st_size == size
+
+    def append(self, lines: bytes, sync: bool) -> None:
+        """Append packets or the start.
+
+        :raises StorageError: if they aren't in the file, or, with ``sync``, may not be
+            on the disk; the file is as it was
+        """
+        if self.size + len(lines) > self._most:
+            raise StorageError(
+                f"{self._path}: would grow beyond {self._most} bytes (limits.job_size)"
+            )
+        self._append(lines, sync)
+
+    def finish(self, end: protocol.End, trailer: Trailer) -> None:
+        """Append the end and the trailer, and sync. Errors as for :meth:`append`."""
+        self._append(wire.encode(protocol.build_end(end)) + trailer.encode(), True)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _append(self, lines: bytes, sync: bool) -> None:
+        try:
+            self._cut_back()
+            self._whole = False
+            self._disk.write(self._fd, lines)
+        except OSError as error:
+            self._try_to_cut_back()
+            raise StorageError(f"{self._path}: {error.strerror}") from None
+        if sync:
+            try:
+                self._disk.sync(self._fd)
+            except OSError:
+                self._rewrite(lines)
+        self.size += len(lines)
+        self._whole = True
+
+    def _cut_back(self) -> None:
+        if not self._whole:
+            self._disk.truncate(self._fd, self.size)
+            self._whole = True
+
+    def _try_to_cut_back(self) -> None:
+        try:
+            self._cut_back()
+        except OSError:
+            pass  # done before the next write
+
+    def _rewrite(self, lines: bytes) -> None:
+        """Put a synced copy in the file's place. After a failed sync the kernel may
+        have dropped the pages and called them clean: a second sync would succeed and
+        mean nothing."""
+        directory, name = os.path.split(self._path)
+        copy = os.path.join(directory, f".{name.removesuffix('.jsonl')}.new")
+        fd = -1
+        try:
+            fd = self._disk.create(copy)
+            with open(self._path, "rb") as old:
+                remaining = self.size
+                while remaining:
+                    block = old.read(min(_BLOCK, remaining))
+                    self._disk.write(fd, block)
+                    remaining -= len(block)
+            self._disk.write(fd, lines)
+            self._disk.sync(fd)
+            self._disk.rename(copy, self._path)
+            self._disk.sync_directory(directory)
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+                if os.path.exists(copy):
+                    os.unlink(copy)
+            self._try_to_cut_back()
+            raise StorageError(f"{self._path}: {error.strerror}") from None
+        os.close(self._fd)
+        self._fd = fd
+
+
+class Reader:
+    """A job's file, read by one thread. Offsets are in bytes; whoever reads a file
+    that grows knows from the job how far its lines are whole.
+
+    :param paths: where it may be; the first that exists is opened
+    :raises FileNotFoundError: if there is no such file
+    """
+
+    def __init__(self, *paths: str) -> None:
+        self._paths = paths
+        self._fd = self._open()
+        self._record_line: bytes | None = None
+
+    def _open(self) -> int:
+        for path in self._paths:
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            self.path = path
+            return fd
+        raise FileNotFoundError(self._paths[-1])
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def file_size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    def record(self) -> Record:
+        """Raises StorageError if the first line can't be read."""
+        try:
+            return decode_record(self._first_line()[:-1])
+        except StorageError as error:
+            raise StorageError(f"{self.path}: {error}") from None
+
+    def _first_line(self) -> bytes:
+        if self._record_line is None:
+            self._record_line = self._line_at(0)
+        return self._record_line
+
+    def start_line(self) -> bytes | None:
+        """Return the second line if it is a start."""
+        line = self._line_at(len(self._first_line()))
+        return line if line.startswith(_START_PREFIX) else None
+
+    def stream_offset(self) -> int:
+        """Return where the packets begin; to be asked when the job has started."""
+        return len(self._first_line()) + len(self.start_line() or b"")
+
+    def trailer(self, size: int) -> tuple[Trailer, int] | None:
+        """Return the trailer and its offset; None if the job hasn't ended.
+
+        :param size: of the file
+        """
+        tail = self.read(max(0, size - _MAX_TRAILER), size)
+        if not tail.endswith(b"\n"):
+            return None
+        line = tail[tail.rfind(b"\n", 0, -1) + 1 : -1]
+        trailer = decode_trailer(line)
+        return None if trailer is None else (trailer, size - len(line) - 1)
+
+    def line_before(self, offset: int) -> int:
+        """Return the offset of the line that ends just before ``offset``."""
+        end = offset - 1  # its newline
+        while end > 0:
+            begin = max(0, end - _BLOCK)
+            newline = self.read(begin, end).rfind(b"\n")
+            if newline >= 0:
+                return begin + newline + 1
+            end = begin
+        return 0
+
+    def packet_offset(self, number: int, begin: int, end: int) -> int:
+        """Return the offset of a packet, or ``end`` if it isn't there yet.
+
+        :param begin: where the packets begin
+        :param end: where they end, for now
+        :raises StorageError: if something else is found between
+        """
+        # Invariant: packets before `begin` are below `number`, from `end` they aren't.
+        while begin < end:
+            middle = self._line_start((begin + end) // 2, begin)
+            head = self.read(middle, min(middle + 64, end))
+            if packet_number(head) < number:
+                begin = middle + len(self._line_at(middle))
+            else:
+                end = middle
+        return end
+
+    def _line_start(self, offset: int, least: int) -> int:
+        """The beginning of the line in which ``offset`` lies."""
+        return max(least, self.line_before(offset + 1))
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Return the bytes of a range, which the caller knows to be there.
+
+        :raises StorageError: if they aren't
+        """
+        data = self._read(begin, end)
+        if len(data) < end - begin:
+            # After a failed sync the writer has put a copy in the file's place, and
+            # this descriptor is still that of the old one.
+            os.close(self._fd)
+            self._fd = self._open()
+            data = self._read(begin, end)
+        if len(data) < end - begin:
+            raise StorageError(f"{self.path}: ends before byte {end}")
+        return data
+
+    def _read(self, begin: int, end: int) -> bytes:
+        parts = []
+        while begin < end:
+            part = os.pread(self._fd, min(end - begin, 1 << 20), begin)
+            if not part:
+                break
+            parts.append(part)
+            begin += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _line_at(self, offset: int) -> bytes:
+        """The line that begins at ``offset``, with its newline if it has one."""
+        parts = []
+        while True:
+            block = os.pread(self._fd, _BLOCK, offset)
+            newline = block.find(b"\n")
+            if newline >= 0 or not block:
+                parts.append(block[: newline + 1])
+                return b"".join(parts)
+            parts.append(block)
+            offset += len(block)

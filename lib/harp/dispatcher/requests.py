@@ -1,0 +1,293 @@
+"""A client's connection: reads requests, one after the other, and replies. Runs in the
+connection's thread; the same for clients and for administration."""
+
+from __future__ import annotations
+
+import logging
+import pwd
+import socket
+import struct
+import time
+
+from .. import protocol, wire
+from ..config import DispatcherConfig
+from ..errors import INVALID_REQUEST, SHUTDOWN, STORAGE_ERROR, Refusal
+from ..log import fields
+from .admin import Admin
+from .disk import StorageError
+from .hosts import Hosts
+from .jobs import Job, Jobs
+from .listing import list_jobs
+from .queues import Queues
+from .reading import Extent, Reading
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 256 * 1024
+_PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (unix(7), SO_PEERCRED)
+
+
+class Requests:
+    """Serves clients.
+
+    :param admin: what the admin socket can do more
+    """
+
+    def __init__(
+        self,
+        config: DispatcherConfig,
+        jobs: Jobs,
+        queues: Queues,
+        hosts: Hosts,
+        admin: Admin,
+    ) -> None:
+        self._config = config
+        self._jobs = jobs
+        self._queues = queues
+        self._hosts = hosts
+        self._admin = admin
+        self._stopping = False
+        self._stop = wire.Waker()
+        # A call carries arguments and info, each of the limit's size.
+        self._max_line = 2 * config.max_arguments + wire.WRAPPING_BYTES
+
+    def serve_client(self, sock: socket.socket, address: object) -> None:
+        self._serve(sock, is_admin=False)
+
+    def serve_admin(self, sock: socket.socket, address: object) -> None:
+        self._serve(sock, is_admin=True)
+
+    def stop(self) -> None:
+        """Make all connections end: those that wait for a job are told why."""
+        self._stopping = True
+        self._stop.wake()
+
+    def close(self) -> None:
+        """To be called when the connections' threads have ended."""
+        self._stop.close()
+
+    def _serve(self, sock: socket.socket, is_admin: bool) -> None:
+        waker = wire.Waker()
+        connection = wire.Connection(sock, self._max_line, (self._stop, waker))
+        client = _Client(self, connection, waker, _peer_user(sock), is_admin)
+        try:
+            client.serve()
+        except (OSError, wire.EndOfStream, wire.DeadlineExceeded, wire.Woken):
+            pass  # the client has gone, takes nothing, or we stop: nobody to be told
+        finally:
+            connection.close()
+            waker.close()
+
+
+class _Client:
+    """One connection."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        connection: wire.Connection,
+        waker: wire.Waker,
+        user: str | None,
+        is_admin: bool,
+    ) -> None:
+        self._requests = requests
+        self._config = requests._config
+        self._jobs = requests._jobs
+        self._connection = connection
+        self._waker = waker
+        self._user = user
+        self._is_admin = is_admin
+        self._within_line = False  # what was sent last ends in the middle of a line
+
+    def serve(self) -> None:
+        patience = self._config.request_timeout
+        while True:
+            try:
+                line = self._connection.readline(time.monotonic() + patience)
+                message = wire.decode(line)
+                self._answer(protocol.parse_request(message, self._is_admin))
+            except Refusal as refusal:
+                self._refuse(refusal.type, refusal.message)
+                if refusal.closes:
+                    self._connection.close_after_reading()
+                    return
+            except StorageError as error:
+                logger.error("job can't be read %s", fields(error=str(error)))
+                if self._within_line:
+                    return
+                self._refuse(STORAGE_ERROR, str(error))
+            except wire.DeadlineExceeded:
+                self._refuse(INVALID_REQUEST, f"no whole request in {patience} s")
+                return
+            except wire.EndOfStream as end:
+                if end.partial:
+                    self._refuse(INVALID_REQUEST, "incomplete request: no newline")
+                return
+            patience = self._config.idle_timeout
+
+    def _answer(self, request) -> None:
+        _OPERATIONS[type(request)](self, request)
+
+    # --- operations ---
+
+    def _call(self, request: protocol.Call) -> None:
+        job_id = self._jobs.submit(request, self._user)
+        self._reply(protocol.build_job_id(job_id))
+
+    def _cancel(self, request: protocol.Cancel) -> None:
+        job = self._jobs.request_cancel(request.job_id)
+        if isinstance(job, bool):
+            self._reply(protocol.build_cancelled(job))
+            return
+        while not job.progress()[2]:
+            if job.unstored:
+                raise Refusal(STORAGE_ERROR, "the job's end can't be stored for now")
+            self._wait_for_news(job, None)
+        _, _, outcome, _ = job.status()
+        self._reply(protocol.build_cancelled(outcome == protocol.CANCELLED))
+
+    def _get_result(self, request: protocol.GetResult) -> None:
+        job, reader = self._jobs.open(request.job_id)
+        with reader:
+            reading = Reading(job, reader)
+            while (extent := reading.extent()).trailer is None:
+                if not request.wait:
+                    self._reply(protocol.build_no_result())
+                    return
+                self._wait_for_news(job, None)
+            self._send_range(reading, extent.until, extent.trailer_offset)
+
+    def _get_status(self, request: protocol.GetStatus) -> None:
+        job, reader = self._jobs.open(request.job_id)
+        with reader:
+            self._reply(Reading(job, reader).status())
+
+    def _follow_stream(self, request: protocol.FollowStream) -> None:
+        job, reader = self._jobs.open(request.job_id)
+        with reader:
+            reading = Reading(job, reader)
+            extent = reading.extent()
+            since = _first_wanted(request, extent)
+            offset = None
+            while True:
+                if extent.packets > since:
+                    if offset is None:
+                        offset = reading.packet_offset(since, extent)
+                    self._send_range(reading, offset, extent.until)
+                    offset = extent.until
+                if extent.trailer is not None:
+                    self._send_range(reading, extent.until, extent.trailer_offset)
+                    return
+                self._wait_for_news(job, extent.size)
+                extent = reading.extent()
+
+    def _read_stream(self, request: protocol.ReadStream) -> None:
+        job, reader = self._jobs.open(request.job_id)
+        with reader:
+            reading = Reading(job, reader)
+            extent = reading.extent()
+            since = _first_wanted(request, extent)
+            until = extent.packets
+            if request.limit is not None:
+                until = min(until, since + request.limit)
+            self._send_range(
+                reading,
+                reading.packet_offset(since, extent),
+                reading.packet_offset(until, extent),
+            )
+            if extent.trailer is None or until < extent.packets:
+                self._reply(protocol.build_continue())
+            else:
+                self._send_range(reading, extent.until, extent.trailer_offset)
+
+    def _list_jobs(self, request: protocol.ListJobs) -> None:
+        self._reply(list_jobs(self._jobs, request.filters))
+
+    def _list_queues(self, request: protocol.ListQueues) -> None:
+        queues = [
+            protocol.build_queue_entry(*state)
+            for state in self._requests._queues.states()
+        ]
+        self._reply(protocol.build_queue_list(queues))
+
+    def _list_hosts(self, request: protocol.ListHosts) -> None:
+        hosts = [
+            protocol.build_host_entry(host.hostname, host.address, host.port)
+            for host in self._requests._hosts.all()
+        ]
+        self._reply(protocol.build_host_list(hosts))
+
+    def _get_dispatcher_status(self, request) -> None:
+        self._reply(self._requests._admin.status())
+
+    def _stop(self, request) -> None:
+        self._reply(self._requests._admin.stop())
+
+    # --- replies ---
+
+    def _reply(self, message: dict) -> None:
+        self._send(wire.encode(message))
+
+    def _refuse(self, type: str, message: str) -> None:
+        self._reply(protocol.build_refusal(type, message))
+
+    def _send_range(self, reading: Reading, begin: int, end: int) -> None:
+        while begin < end:
+            data = reading.reader.read(begin, min(end, begin + _CHUNK))
+            self._send(data)
+            begin += len(data)
+
+    def _send(self, data: bytes) -> None:
+        deadline = time.monotonic() + self._config.send_timeout
+        self._connection.send(data, deadline)
+        self._within_line = not data.endswith(b"\n")
+
+    def _wait_for_news(self, job: Job, size: int | None) -> None:
+        """Wait until a job goes on or the client leaves.
+
+        :raises Refusal: ``shutdown`` if the dispatcher stops meanwhile
+        """
+        if not job.watch(size, self._waker):
+            return
+        try:
+            self._connection.wait_until_woken(None)
+        finally:
+            job.unwatch(self._waker)
+            self._waker.clear()
+        if self._requests._stopping:
+            raise Refusal(SHUTDOWN, "the dispatcher stops; ask again later", closes=True)
+
+
+_OPERATIONS = {
+    protocol.Call: _Client._call,
+    protocol.Cancel: _Client._cancel,
+    protocol.GetResult: _Client._get_result,
+    protocol.GetStatus: _Client._get_status,
+    protocol.FollowStream: _Client._follow_stream,
+    protocol.ReadStream: _Client._read_stream,
+    protocol.ListJobs: _Client._list_jobs,
+    protocol.ListQueues: _Client._list_queues,
+    protocol.ListHosts: _Client._list_hosts,
+    protocol.GetDispatcherStatus: _Client._get_dispatcher_status,
+    protocol.Stop: _Client._stop,
+}
+
+
+def _first_wanted(request, extent: Extent) -> int:
+    if request.since is not None:
+        return request.since
+    return max(0, extent.packets - request.recent)
+
+
+def _peer_user(sock: socket.socket) -> str | None:
+    """The name of the system user at the other end of a Unix socket."""
+    if sock.family != socket.AF_UNIX:
+        return None
+    data = sock.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size
+    )
+    _, uid, _ = _PEER_CREDENTIALS.unpack(data)
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

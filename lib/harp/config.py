@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from . import protocol
+from .address import Address, parse_address
 
 
 class ConfigError(Exception):
@@ -51,26 +52,6 @@ class Key(NamedTuple):
     default: object
     unit: str
     meaning: str
-
-
-class Address(NamedTuple):
-    """Where to listen: a host and port, or the path of a Unix socket.
-
-    :ivar host: address or name; ``*``: all, IPv4 and IPv6; None for a Unix socket
-    :ivar path: of a Unix socket, else None
-    :ivar anonymous: clients need not say who they are
-    """
-
-    host: str | None
-    port: int
-    path: str | None = None
-    anonymous: bool = False
-
-    def __str__(self) -> str:
-        if self.path is not None:
-            return f"unix:{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
 
 
 # --- kinds of values ----------------------------------------------------------------
@@ -143,30 +124,6 @@ def _parse_string_table(value) -> Mapping[str, str]:
         if not isinstance(item, str):
             raise ValueError(f"{name}: must be a string")
     return dict(value)
-
-
-_ADDRESS = re.compile(
-    r"(?:\[(?P<v6>[0-9A-Za-z:.%]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})"
-)
-
-
-def parse_address(text: str) -> Address:
-    """Parse ``ADDRESS:PORT``, ``[IPV6]:PORT``, ``*:PORT`` or ``unix:PATH``.
-
-    :raises ValueError: if it is none of them
-    """
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        if not path.startswith("/"):
-            raise ValueError(f"path of a Unix socket must be absolute: {text!r}")
-        return Address(None, 0, path)
-    match = _ADDRESS.fullmatch(text)
-    if match is None:
-        raise ValueError(f"is no address: {text!r}")
-    port = int(match["port"])
-    if port > 65535:
-        raise ValueError(f"port is beyond 65535: {text!r}")
-    return Address(match["v6"] or match["host"], port)
 
 
 def _parse_tcp_addresses(value) -> tuple[Address, ...]:
@@ -506,8 +463,10 @@ def load(path: str, table: type[Table]) -> Table:
             content = tomllib.load(file)
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not UTF-8 and numbers that are too long, too
         raise ConfigError([f"{path}: not TOML: {error}"]) from None
+    except RecursionError:
+        raise ConfigError([f"{path}: not TOML: nested too deep"]) from None
     return check(content, table, path)
 
 
@@ -518,13 +477,14 @@ def check(content: Mapping[str, Any], table: type[Table], path: str) -> Table:
     values = {}
     for name, value in _flatten(content, rows):
         if name not in rows:
-            faults.append(f"{path}: {name}: unknown key{_suggestion(name, rows)}")
+            faults.append(f"{path}: {name}: {_unknown(name, rows)}")
             continue
         field, row = rows[name]
         try:
             values[field] = row.kind.parse(value)
         except ValueError as error:
-            faults.append(f"{path}: {name}: {error or 'must be ' + row.kind.text}")
+            fault = str(error) or f"must be {row.kind.text}"
+            faults.append(f"{path}: {name}: {fault}")
     if faults:
         raise ConfigError(faults)
     return table(**values)
@@ -534,13 +494,18 @@ def _flatten(content: Mapping[str, Any], rows, prefix: str = ""):
     """Yield dotted names and values. Only a table that is a section is taken apart."""
     for name, value in content.items():
         name = prefix + name
-        section = name + "."
-        if isinstance(value, dict) and any(row.startswith(section) for row in rows):
-            yield from _flatten(value, rows, section)
+        if isinstance(value, dict) and _is_section(name, rows):
+            yield from _flatten(value, rows, name + ".")
         else:
             yield name, value
 
 
-def _suggestion(name: str, rows) -> str:
+def _is_section(name: str, rows) -> bool:
+    return any(row.startswith(name + ".") for row in rows)
+
+
+def _unknown(name: str, rows) -> str:
+    if _is_section(name, rows):
+        return f"must be a section, [{name}]"
     close = difflib.get_close_matches(name, rows, 1)
-    return f"; do you mean {close[0]}?" if close else ""
+    return "unknown key" + (f"; do you mean {close[0]}?" if close else "")

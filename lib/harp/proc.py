@@ -119,9 +119,11 @@ def _check(function, name, timeout, uid, gid) -> None:
         raise TypeError(f"a procedure is a function, not {function!r}")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(
-            f"{function.__name__}: a procedure can't be 'async def'; "
+            f"a procedure can't be 'async def', as {function!r} is; "
             "call asyncio.run() in a plain one"
         )
+    if name is None and not hasattr(function, "__name__"):
+        raise TypeError(f"name of a procedure must be given for {function!r}")
     if name is not None and not (isinstance(name, str) and name):
         raise TypeError(f"name of a procedure must be a non-empty string: {name!r}")
     if timeout is not None:
@@ -134,5 +136,5 @@ def _check(function, name, timeout, uid, gid) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise TypeError(f"{option} must be a name or a number: {value!r}")
-        if isinstance(value, int) and value < 0:
-            raise ValueError(f"{option} must not be negative: {value!r}")
+        if value == "" or (isinstance(value, int) and value < 0):
+            raise ValueError(f"{option} must not be empty or negative: {value!r}")

@@ -81,12 +81,61 @@ GetResult = namedtuple("GetResult", ("job_id", "wait"))
 GetStatus = namedtuple("GetStatus", ("job_id",))
 FollowStream = namedtuple("FollowStream", ("job_id", "since", "recent"))
 ReadStream = namedtuple("ReadStream", ("job_id", "since", "recent", "limit"))
-ListJobs = namedtuple("ListJobs", ("filters",))
 ListQueues = namedtuple("ListQueues", ())
 ListHosts = namedtuple("ListHosts", ())
 # On the admin socket only.
 GetDispatcherStatus = namedtuple("GetDispatcherStatus", ())
 Stop = namedtuple("Stop", ())
+
+
+class ListJobs(namedtuple("ListJobs", ("filters",))):
+    """Jobs to be listed.
+
+    :ivar filters: object, as in the request
+    """
+
+    __slots__ = ()
+
+    @property
+    def ids(self) -> list | None:
+        """Only these; of any type each."""
+        return self.filters.get("ids")
+
+    @property
+    def before(self) -> str | None:
+        """Id to go on from; of any form."""
+        return self.filters.get("before")
+
+    @property
+    def limit(self) -> int | None:
+        return self.filters.get("limit")
+
+    def matches(self, status: dict) -> bool:
+        """Tell whether a status, as :func:`build_status` makes it, is one of those
+        that are wanted, if its id is."""
+        wanted = self.filters
+        queue = status["queue"]
+        return (
+            all(
+                found == wanted.get(key, found)
+                for found, key in (
+                    (status["call"]["host"], "host"),
+                    (status["call"]["procedure"], "procedure"),
+                    (status["state"], "state"),
+                    (status["outcome"], "outcome"),
+                    (status["group"], "group"),
+                    (status["submitted_by"], "submitted_by"),
+                )
+            )
+            and wanted.get("from", 0) <= status["time"]["submit"]
+            and status["time"]["submit"] <= wanted.get("to", float("inf"))
+            and (
+                "queue" not in wanted
+                or queue is not None
+                and canonical(wanted["queue"]) == canonical(queue["name"])
+            )
+        )
+
 
 _FILTERS = {
     "host": str,
@@ -213,17 +262,17 @@ def parse_request(message: dict, admin: bool = False):
 
 def _parse_call(message: dict) -> Call:
     call = Call(
-        _field(message, "host", str),
-        _field(message, "procedure", str),
-        _field(message, "arguments", (list, dict)),
+        field(message, "host", str),
+        field(message, "procedure", str),
+        field(message, "arguments", (list, dict)),
         _count(message, "timeout", MAX_SECONDS),
         _count(message, "max_exec_time", MAX_SECONDS),
         _parse_queue(message),
         message.get("info"),
         message.get("job_id"),
-        _optional(message, "group", str),
-        _optional(message, "on_behalf_of", str),
-        tuple(_optional(message, "secret", list) or ()),
+        optional(message, "group", str),
+        optional(message, "on_behalf_of", str),
+        tuple(optional(message, "secret", list) or ()),
     )
     for name in call.secret:
         if not isinstance(name, str) and not (_is_int(name) and name >= 0):
@@ -234,10 +283,10 @@ def _parse_call(message: dict) -> Call:
 
 
 def _parse_queue(message: dict) -> Queue | None:
-    queue = _optional(message, "queue", dict)
+    queue = optional(message, "queue", dict)
     if queue is None:
         return None
-    name = _field(queue, "name", dict, "queue.")
+    name = field(queue, "name", dict, "queue.")
     return Queue(name, _count(queue, "concurrency", MAX_CONCURRENCY, "queue.") or 1)
 
 
@@ -270,11 +319,11 @@ def _parse_position(message: dict) -> tuple[int | None, int | None]:
 
 
 def _parse_list_jobs(message: dict) -> ListJobs:
-    filters = _field(message, "list_jobs", dict)
+    filters = field(message, "list_jobs", dict)
     for key in filters:
         if key not in _FILTERS:
             raise Refusal(INVALID_REQUEST, f'"list_jobs" has no filter {key[:100]!a}')
-        _field(filters, key, _FILTERS[key], "list_jobs.")
+        field(filters, key, _FILTERS[key], "list_jobs.")
     if filters.get("state", QUEUED) not in STATES:
         raise Refusal(INVALID_REQUEST, f'"state" must be one of {", ".join(STATES)}')
     if filters.get("outcome", RESULT) not in OUTCOMES:
@@ -325,6 +374,11 @@ def build_end(end: End) -> dict:
 
 def error_end(type: str, message: str, ran: str, data: object = None) -> End:
     return End(ERROR, _error_object(type, message, data, ran))
+
+
+def with_ran(end: End, ran: str) -> End:
+    """Return an end of the outcome error, saying whether the procedure ran."""
+    return End(end.outcome, {**end.value, "ran": ran})
 
 
 def build_refusal(type: str, message: str) -> dict:
@@ -399,8 +453,42 @@ def build_status(
     }
 
 
+_LISTED_ARGUMENTS = 1000  # characters of a call's arguments that a listing shows
+_LISTED_ARGUMENT = 100  # of one of them, if all are more than that
+
+
+def cut_arguments(status: dict) -> dict:
+    """Return a status as listings show it: long arguments are cut, the marks being a
+    closing ellipsis and ``"cut": true``."""
+    arguments = status["call"]["arguments"]
+    if len(canonical(arguments)) <= _LISTED_ARGUMENTS:
+        return status
+    most = _LISTED_ARGUMENTS // _LISTED_ARGUMENT
+    if isinstance(arguments, dict):
+        cut: object = {
+            key: _cut(value) for key, value in list(arguments.items())[:most]
+        }
+    else:
+        cut = [_cut(value) for value in arguments[:most]]
+    return {**status, "call": {**status["call"], "arguments": cut, "cut": True}}
+
+
+def _cut(value: object) -> object:
+    text = value if isinstance(value, str) else canonical(value)
+    return value if len(text) <= _LISTED_ARGUMENT else text[:_LISTED_ARGUMENT] + "…"
+
+
 def build_job_list(statuses: list[dict], next_before: str | None) -> dict:
     return {"jobs": statuses, "next": next_before}
+
+
+def parse_job_list(message: dict) -> tuple[list[dict], str | None]:
+    """Return the statuses in a reply to ``list_jobs``, and where to go on."""
+    return message["jobs"], message["next"]
+
+
+def has_ended(status: dict) -> bool:
+    return status["state"] == DONE
 
 
 def build_queue_list(queues: list[dict]) -> dict:
@@ -427,6 +515,42 @@ def build_host_entry(hostname: str, address: str, port: int) -> dict:
     return {"hostname": hostname, "address": address, "port": port}
 
 
+def build_dispatcher_status(
+    *,
+    version: str,
+    pid: int,
+    since: float,
+    queued: int,
+    running: int,
+    queues: int,
+    connections: int,
+    hosts: int,
+    free: int | None,
+    stopping: bool,
+) -> dict:
+    """The reply to ``status``.
+
+    :param since: start of the dispatcher, seconds since the epoch
+    :param free: bytes free for the job log; None if the system doesn't say
+    """
+    return {
+        "version": version,
+        "pid": pid,
+        "since": int(since),
+        "queued": queued,
+        "running": running,
+        "queues": queues,
+        "connections": connections,
+        "hosts": hosts,
+        "free": free,
+        "stopping": stopping,
+    }
+
+
+def build_stopping(pid: int) -> dict:
+    return {"stopping": True, "pid": pid}
+
+
 def refusal_of(message: dict) -> dict | None:
     """Return the error object of a reply that refuses the request, None for any other
     reply."""
@@ -440,6 +564,82 @@ def parse_end(message: dict) -> End | None:
         if outcome in message:
             return End(outcome, message[outcome])
     return None
+
+
+def parse_job_id(message: dict) -> str:
+    """Return the id that the reply to a call holds. As all parsers of replies:
+
+    :raises Refusal: if it isn't what such a reply is
+    """
+    return field(message, "job_id", str)
+
+
+def parse_cancelled(message: dict) -> bool:
+    return field(message, CANCELLED, bool)
+
+
+def parse_result_reply(message: dict) -> End | None:
+    """Return the end that the reply to ``get_result`` holds; None: there is none yet."""
+    return None if message.get("no_result") is True else parse_reply_end(message)
+
+
+class Packet(namedtuple("Packet", ("number", "data"))):
+    """A streamed value, as clients get it."""
+
+    __slots__ = ()
+
+
+def parse_stream_reply(message: dict) -> Packet | End | None:
+    """Return what a line of a stream holds; None: these were all, the job goes on."""
+    if "packet" in message:
+        if "data" not in message:
+            raise Refusal(INVALID_REQUEST, '"data" is missing')
+        return Packet(_natural(message, "packet"), message["data"])
+    return None if message.get("continue") is True else parse_reply_end(message)
+
+
+def parse_reply_end(message: dict) -> End:
+    """Return the end that a reply holds, or the refusal that it is."""
+    end = parse_end(message)
+    if end is None:
+        raise Refusal(INVALID_REQUEST, "message has no key that is known")
+    if end.outcome in (EXCEPTION, ERROR):
+        value = field(message, end.outcome, dict)
+        field(value, "type", str, end.outcome + ".")
+        field(value, "message", str, end.outcome + ".")
+    elif end.outcome == CANCELLED and end.value is not True:
+        raise Refusal(INVALID_REQUEST, '"cancelled" must be true')
+    return end
+
+
+class Status(
+    namedtuple(
+        "Status",
+        ("host", "procedure", "arguments", "submit", "start", "end", "info"),
+    )
+):
+    """What the reply to ``get_status`` always holds.
+
+    :ivar start: seconds since the epoch, as all times; None: not yet
+    """
+
+    __slots__ = ()
+
+
+def parse_status(message: dict) -> Status:
+    call = field(message, "call", dict)
+    time = field(message, "time", dict)
+    return Status(
+        field(call, "host", str, "call."),
+        field(call, "procedure", str, "call."),
+        field(call, "arguments", (list, dict), "call."),
+        field(time, "submit", int, "time."),
+        *(
+            None if time.get(key) is None else field(time, key, int, "time.")
+            for key in ("start", "end")
+        ),
+        message.get("info"),
+    )
 
 
 def canonical(value: object) -> str:
@@ -492,13 +692,13 @@ def parse_daemon_call(message: dict) -> DaemonCall:
         raise Refusal(
             INVALID_PROTOCOL, f'"harp" is not {VERSION}: other protocol version?'
         )
-    auth = _field(message, "auth", dict)
+    auth = field(message, "auth", dict)
     return DaemonCall(
-        _field(message, "procedure", str),
-        _field(message, "arguments", (list, dict)),
-        _field(auth, "user", str, "auth."),
-        _field(auth, "password", str, "auth."),
-        _optional(message, "job_id", str),
+        field(message, "procedure", str),
+        field(message, "arguments", (list, dict)),
+        field(auth, "user", str, "auth."),
+        field(auth, "password", str, "auth."),
+        optional(message, "job_id", str),
     )
 
 
@@ -526,6 +726,29 @@ def build_daemon_error(type: str, message: str, data: object = None) -> dict:
     return {"harp": VERSION, ERROR: _error_object(type, message, data)}
 
 
+# A daemon relays the lines of a call's process without parsing them. These are the
+# beginnings of the other lines as we encode them.
+ACKNOWLEDGEMENT_PREFIX = b'{"harp":1,"stream_result":'
+_DAEMON_ENDS = {
+    b'{"result":': RESULT,
+    b'{"exception":': EXCEPTION,
+    b'{"harp":1,"error":': ERROR,
+}
+MAX_PREFIX = max(map(len, _DAEMON_ENDS))
+
+
+def daemon_end(line: bytes) -> str | None:
+    """Return which outcome a daemon's line reports, as we encode it; None if the call
+    goes on after it.
+
+    :param line: at least :data:`MAX_PREFIX` bytes of it
+    """
+    for prefix, outcome in _DAEMON_ENDS.items():
+        if line.startswith(prefix):
+            return outcome
+    return None
+
+
 def parse_daemon_message(message: dict) -> Acknowledgement | StreamValue | End:
     """Return what a daemon's message says.
 
@@ -544,13 +767,13 @@ def parse_daemon_message(message: dict) -> Acknowledgement | StreamValue | End:
         )
     if ERROR in message:
         return End(ERROR, _parse_error_object(message, ERROR))
-    return Acknowledgement(_field(message, "stream_result", bool))
+    return Acknowledgement(field(message, "stream_result", bool))
 
 
 def _parse_error_object(message: dict, key: str) -> dict:
-    value = _field(message, key, dict)
-    _field(value, "type", str, key + ".")
-    _field(value, "message", str, key + ".")
+    value = field(message, key, dict)
+    field(value, "type", str, key + ".")
+    field(value, "message", str, key + ".")
     return {name: value[name] for name in ("type", "message", "data") if name in value}
 
 
@@ -586,7 +809,13 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _field(message: dict, key: str, kind, prefix: str = ""):
+def field(message: dict, key: str, kind, prefix: str = ""):
+    """Return the value of a key.
+
+    :param kind: type, or tuple of types, that it must have
+    :param prefix: what the key stands under, for the error's text
+    :raises Refusal: ``invalid_request`` if it is missing or of another type
+    """
     if key not in message:
         raise Refusal(INVALID_REQUEST, f'"{prefix}{key}" is missing')
     value = message[key]
@@ -595,13 +824,14 @@ def _field(message: dict, key: str, kind, prefix: str = ""):
     return value
 
 
-def _optional(message: dict, key: str, kind, prefix: str = ""):
-    return _field(message, key, kind, prefix) if key in message else None
+def optional(message: dict, key: str, kind, prefix: str = ""):
+    """Return the value of a key as :func:`field` does, None if it is missing."""
+    return field(message, key, kind, prefix) if key in message else None
 
 
 def _count(message: dict, key: str, most: int | None, prefix: str = "") -> int | None:
     """A positive integer, None if absent."""
-    value = _optional(message, key, int, prefix)
+    value = optional(message, key, int, prefix)
     if value is not None and value < 1:
         raise Refusal(INVALID_REQUEST, f'"{prefix}{key}" must be positive')
     if value is not None and most is not None and value > most:
@@ -611,7 +841,7 @@ def _count(message: dict, key: str, most: int | None, prefix: str = "") -> int |
 
 def _natural(message: dict, key: str) -> int | None:
     """A non-negative integer, None if absent."""
-    value = _optional(message, key, int)
+    value = optional(message, key, int)
     if value is not None and value < 0:
         raise Refusal(INVALID_REQUEST, f'"{key}" must not be negative')
     return value

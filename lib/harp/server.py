@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from . import wire
-from .config import Address
+from .address import Address
 from .log import fields
 
 logger = logging.getLogger(__name__)
@@ -53,9 +53,9 @@ class Server(socketserver.ThreadingTCPServer):
         self._max_connections = max_connections
         self._mode = mode
         self._out_of_resources = False
-        # Guards _threads and _stopping; notified when a thread leaves and at the stop.
+        # Guards _serving and _stopping; notified when a thread leaves and at the stop.
         self._changed = threading.Condition()
-        self._threads: set[threading.Thread] = set()
+        self._serving: set[threading.Thread] = set()
         self._stopping = False
         self._acceptor = threading.Thread(
             target=self.serve_forever, args=(None,), name=f"{name}-accept", daemon=True
@@ -63,10 +63,11 @@ class Server(socketserver.ThreadingTCPServer):
         try:
             self.address_family, bind_to = _socket_address(address)
             super().__init__(bind_to, None)
-        except OSError as error:
-            raise OSError(
-                error.errno, f"can't listen on {address}: {error.strerror}"
-            ) from None
+        except (OSError, UnicodeError) as error:
+            # Where nothing of that kind can be, there is neither errno nor strerror.
+            number = getattr(error, "errno", None) or errno.EINVAL
+            reason = getattr(error, "strerror", None) or str(error)
+            raise OSError(number, f"can't listen on {address}: {reason}") from None
         self.address = address
         if address.path is None:
             self.address = address._replace(port=self.server_address[1])
@@ -112,21 +113,21 @@ class Server(socketserver.ThreadingTCPServer):
         """
         with self._changed:
             self._changed.wait_for(
-                lambda: not self._threads, max(0.0, deadline - time.monotonic())
+                lambda: not self._serving, max(0.0, deadline - time.monotonic())
             )
-            return sorted(thread.name for thread in self._threads)
+            return sorted(thread.name for thread in self._serving)
 
     @property
     def connections(self) -> int:
         with self._changed:
-            return len(self._threads)
+            return len(self._serving)
 
     # --- called by socketserver ---
 
     def get_request(self):
         with self._changed:
             self._changed.wait_for(
-                lambda: self._stopping or len(self._threads) < self._max_connections
+                lambda: self._stopping or len(self._serving) < self._max_connections
             )
         try:
             request = super().get_request()
@@ -145,12 +146,12 @@ class Server(socketserver.ThreadingTCPServer):
             daemon=True,  # one that is stuck must not keep the process from ending
         )
         with self._changed:
-            self._threads.add(thread)
+            self._serving.add(thread)
         try:
             thread.start()
         except RuntimeError as error:
             with self._changed:
-                self._threads.discard(thread)
+                self._serving.discard(thread)
             request.close()
             self._pause(error)
 
@@ -163,7 +164,7 @@ class Server(socketserver.ThreadingTCPServer):
         finally:
             request.close()
             with self._changed:
-                self._threads.discard(threading.current_thread())
+                self._serving.discard(threading.current_thread())
                 self._changed.notify_all()
 
     def _pause(self, error: Exception) -> None:
@@ -184,12 +185,9 @@ def _socket_address(address: Address):
         if socket.has_dualstack_ipv6():
             return socket.AF_INET6, ("::", address.port)
         return socket.AF_INET, ("0.0.0.0", address.port)
-    try:
-        found = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except socket.gaierror as error:
-        raise OSError(error.errno, error.strerror) from None
+    found = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
     return found[0][0], found[0][4]
 
 
@@ -204,15 +202,17 @@ def _remove_stale_socket(path: str) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             _unlink(path)
+            return
         except FileNotFoundError:
-            pass
-        else:
-            raise OSError(errno.EADDRINUSE, "another process listens there")
+            return
+        except BlockingIOError:
+            pass  # its backlog is full
+    raise OSError(errno.EADDRINUSE, "another process listens there")
 
 
 def _unlink(path: str) -> None:

@@ -73,7 +73,7 @@ def notify(**variables: str) -> None:
     text = "\n".join(f"{name}={value}" for name, value in variables.items())
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(text.encode(), path)
+            sock.sendto(text.encode(), socket.MSG_DONTWAIT, path)
     except OSError as error:
         logger.warning(
             "can't notify the service manager %s", fields(path=path, error=str(error))

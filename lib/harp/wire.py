@@ -13,6 +13,7 @@ import json
 import os
 import select
 import socket
+import struct
 import time
 from _thread import allocate_lock
 
@@ -28,8 +29,9 @@ what is wrapped around them."""
 
 _CHUNK = 64 * 1024
 _DISCARD_BYTES = 64 * 1024 * 1024
-_DISCARD_SECONDS = 5.0
-_TLS_HANDSHAKE = 0x16  # the first byte of a TLS client (RFC 8446, 5.1), never of JSON
+DISCARD_SECONDS = 5.0  # for a peer to read what was sent last
+TLS_HANDSHAKE = 0x16
+"""The first byte of a TLS client (RFC 8446, 5.1), never of JSON."""
 
 # A peer that has vanished without a word is noticed after about two minutes.
 _KEEPALIVE_IDLE = 60
@@ -77,6 +79,19 @@ class Waker:
         with self._lock:
             if self._fd >= 0:
                 os.eventfd_write(self._fd, 1)
+
+    def wait(self, deadline: float | None) -> bool:
+        """Wait until it is set, and clear it.
+
+        :param deadline: on the monotonic clock; None: for ever
+        :returns: False if it wasn't set in time
+        """
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        if not poll.poll(_milliseconds(deadline)):
+            return False
+        self.clear()
+        return True
 
     def clear(self) -> None:
         """Make it wait again. The owner calls it before it looks what has changed."""
@@ -233,17 +248,22 @@ class Connection:
     def start_tls(self, context, server_hostname: str | None, deadline: float) -> None:
         """Do the TLS handshake; everything after it is encrypted.
 
-        :param context: an ``ssl.SSLContext`` of either side
+        :param context: an ``ssl.SSLContext`` for the server's or the client's side
         :param server_hostname: on the client's side, the name to ask for and, if the
-            context says so, to verify; None on the server's side
+            context says so, to verify; None: none
         :raises OSError: ``ssl.SSLError`` among them, if the handshake fails
         :raises DeadlineExceeded: if it takes too long
         """
         import ssl
 
+        # A socket that can't be wrapped is lost, with its descriptor: its connection
+        # has gone, or no certificate can have that name.
+        self.sock.getpeername()
+        if server_hostname is not None and not _is_name(server_hostname):
+            raise ssl.SSLError(f"no host has such a name: {server_hostname[:300]!r}")
         sock = context.wrap_socket(
             self.sock,
-            server_side=server_hostname is None,
+            server_side=context.protocol == ssl.PROTOCOL_TLS_SERVER,
             server_hostname=server_hostname,
             do_handshake_on_connect=False,
         )
@@ -273,15 +293,25 @@ class Connection:
         if event != self._awaited:
             self._poll.modify(self._fd, event)
             self._awaited = event
-        timeout = None
-        if deadline is not None:
-            timeout = max(0.0, (deadline - time.monotonic()) * 1000)
-        ready = self._poll.poll(timeout)
+        ready = self._poll.poll(_milliseconds(deadline))
         if not ready:
             raise DeadlineExceeded
         for fd, _ in ready:
             if fd != self._fd:
                 raise Woken
+
+    def wait_until_woken(self, deadline: float | None) -> None:
+        """Wait for a waker, whatever the peer sends meanwhile; it may have closed its
+        sending side.
+
+        :raises EndOfStream: if the peer has gone altogether
+        :raises DeadlineExceeded: if no waker was set in time
+        """
+        try:
+            self.wait(0, deadline)  # hang-up and error are reported always
+        except Woken:
+            return
+        raise EndOfStream(partial=False)
 
     def receive_some(self) -> tuple[bytes, int]:
         """Receive what is there, without waiting.
@@ -361,7 +391,7 @@ class Connection:
             raise EndOfStream(partial=bool(self._buffer))
         else:
             self._buffer += data
-            if self._buffer[0] == _TLS_HANDSHAKE:
+            if self._buffer[0] == TLS_HANDSHAKE:
                 raise Refusal(
                     PARSE_ERROR, "not JSON: this port does not speak TLS", closes=True
                 )
@@ -370,9 +400,19 @@ class Connection:
                 if b"\n" not in data:
                     raise DeadlineExceeded
 
+    @property
+    def has_partial_line(self) -> bool:
+        """Whether the beginning of a line has been received, but not its end."""
+        return bool(self._buffer)
+
     def peek(self, deadline: float) -> bytes:
-        """Return the first byte that the peer sends, and leave it unread. Only for a
-        connection without TLS. Errors as for :meth:`readline`."""
+        """Return the first byte that the peer sends, and leave it unread; nothing if it
+        has closed its side. Only for a connection without TLS.
+
+        :raises DeadlineExceeded: if none comes in time
+        :raises Woken: if a waker was set
+        :raises OSError: if the connection is broken
+        """
         while True:
             try:
                 return self.sock.recv(1, socket.MSG_PEEK)
@@ -411,33 +451,64 @@ class Connection:
         """Close so that the peer gets to read what was sent last: with input unread,
         the kernel would reset the connection and the peer's copy be lost. Nothing
         wakes this; it takes five seconds at most."""
-        deadline = time.monotonic() + _DISCARD_SECONDS
+        deadline = time.monotonic() + DISCARD_SECONDS
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         discarded = 0
         try:
-            self._send_close_notify()
-            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+            self.finish()
             while discarded < _DISCARD_BYTES:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0 or not poll.poll(remaining * 1000):
                     break
-                # Below TLS: nobody looks at these bytes.
-                data = socket.socket.recv(self.sock, _CHUNK)
-                if not data:
+                length = self.discard()
+                if not length:
                     break
-                discarded += len(data)
+                discarded += length
         except OSError:
             pass  # the peer has gone: nobody is left to be told
         finally:
             self.close()
 
+    def finish(self) -> None:
+        """Tell the peer that nothing more comes, also in the words of TLS. After it
+        only :meth:`discard` and :meth:`close` are of use.
+
+        :raises OSError: if the connection is broken
+        """
+        self._send_close_notify()
+        socket.socket.shutdown(self.sock, socket.SHUT_WR)
+
+    def discard(self) -> int:
+        """Receive what is there without looking at it.
+
+        :returns: number of bytes; 0 means that the peer has closed its side
+        :raises BlockingIOError: if nothing is there
+        :raises OSError: if the connection is broken
+        """
+        # Below TLS: these bytes need not even be decrypted.
+        return len(socket.socket.recv(self.sock, _CHUNK))
+
     def _send_close_notify(self) -> None:
         if hasattr(self.sock, "unwrap"):
             try:
                 self.sock.unwrap()
-            except OSError:
-                pass  # sent, but the peer's own has not come yet
+            except (OSError, ValueError):
+                pass  # sent, but the peer's own has not come yet; or TLS never began
+
+
+def _is_name(name: str) -> bool:
+    """Tell whether ``ssl`` can look for that name in a certificate."""
+    try:
+        return bool(name.encode("idna").strip(b".")) and "\0" not in name
+    except UnicodeError:
+        return False
+
+
+def _milliseconds(deadline: float | None) -> float | None:
+    if deadline is None:
+        return None
+    return max(0.0, (deadline - time.monotonic()) * 1000)
 
 
 def tune(sock: socket.socket) -> None:
@@ -486,12 +557,40 @@ def connect(
         raise
 
 
+def connect_to_any(
+    targets: list, max_line: int, deadline: float, wakers: tuple[Waker, ...] = ()
+) -> tuple[Connection, tuple]:
+    """Connect a stream socket to the first of some addresses that can be reached.
+
+    :param targets: pairs of address family and socket address, in the order to try;
+        at least one
+    :param deadline: on the monotonic clock, for all of them together
+    :returns: the connection, and to which target it is
+
+    Errors are those of :func:`connect` for the last target.
+    """
+    for left in range(len(targets), 0, -1):
+        target = targets[-left]
+        now = time.monotonic()
+        # A part of the time for each: a silent one must leave time for the others.
+        until = now + max(0.0, deadline - now) / left
+        try:
+            return connect(*target, max_line, until, wakers), target
+        except (OSError, DeadlineExceeded):
+            if left == 1:
+                raise
+    raise ValueError("no target")
+
+
 def _connect_unix(sock: socket.socket, path, deadline: float | None) -> None:
     # With the backlog full, a non-blocking connect fails and nothing tells when to try
-    # again (unix(7)); a blocking one waits.
+    # again (unix(7)). A blocking one waits, with the kernel's own time limit: Python's
+    # makes the socket non-blocking.
     if deadline is not None:
-        sock.settimeout(max(0.001, deadline - time.monotonic()))
+        left = max(1, int((deadline - time.monotonic()) * 1_000_000))  # 0: for ever
+        limit = struct.pack("ll", *divmod(left, 1_000_000))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
     try:
         sock.connect(path)
-    except (TimeoutError, BlockingIOError):
+    except BlockingIOError:
         raise DeadlineExceeded from None

@@ -1,0 +1,95 @@
+"""The user and groups that a call runs as."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from collections import namedtuple
+
+from ..proc import Procedure
+from .control import Settings
+
+
+class Account(namedtuple("Account", ("uid", "gid", "groups", "name", "home"))):
+    """A user with groups.
+
+    :ivar groups: numbers of all groups, the primary one among them
+    :ivar name: None if the number has no name
+    """
+
+    __slots__ = ()
+
+
+def of_procedure(procedure: Procedure, settings: Settings) -> Account | None:
+    """Return what calls of a procedure run as; None: as who we are.
+
+    :raises LookupError: if there is no such user or group, or root would be meant
+        without having been named
+    """
+    user, group = procedure.uid, procedure.gid
+    if user is None:
+        user = settings.user
+        group = settings.group if group is None else group
+    if user is None:
+        if os.getuid() == 0:
+            raise LookupError("no user is configured for calls")
+        if group is None:
+            return None
+        user = os.getuid()
+    return find(user, group)
+
+
+def find(user: str | int, group: str | int | None) -> Account:
+    """Return the account of a user.
+
+    :param user: name or number
+    :param group: name or number, then the only one; None: the user's own groups
+    :raises LookupError: if there is no such user or group; the text says so
+    """
+    try:
+        entry = pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
+    except (KeyError, ValueError, OverflowError):
+        if not isinstance(user, int):
+            raise LookupError(f"no user is called {user!r}") from None
+        entry = None
+    if group is not None:
+        gid = _group_number(group)
+        groups = [gid]
+    elif entry is not None:
+        gid = entry.pw_gid
+        groups = os.getgrouplist(entry.pw_name, gid)
+    else:
+        raise LookupError(f"user {user} is not in the user database: set its group")
+    if entry is None:
+        return Account(user, gid, groups, None, "/")
+    return Account(entry.pw_uid, gid, groups, entry.pw_name, entry.pw_dir)
+
+
+def _group_number(group: str | int) -> int:
+    if isinstance(group, int):
+        return group
+    try:
+        return grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
+        raise LookupError(f"no group is called {group!r}") from None
+
+
+def become(account: Account) -> None:
+    """Make this process that user, for ever.
+
+    :raises OSError: if it isn't allowed
+    """
+    if os.getuid() != 0 and _is_already(account):
+        return
+    os.setgroups(account.groups)
+    os.setresgid(account.gid, account.gid, account.gid)
+    os.setresuid(account.uid, account.uid, account.uid)
+    # Something between us and the kernel may say yes and do nothing.
+    if not _is_already(account) or set(os.getgroups()) != set(account.groups):
+        raise PermissionError("user and groups did not change")
+
+
+def _is_already(account: Account) -> bool:
+    uid, gid = account.uid, account.gid
+    return os.getresuid() == (uid, uid, uid) and os.getresgid() == (gid, gid, gid)

@@ -1,0 +1,403 @@
+"""The life of a call in the front: its order goes to a process, the lines of the process
+go to the caller, until everything has ended.
+
+One thread, one ``poll`` over the caller, the process's socket, its output and a waker.
+What happens, in the order in which it usually does::
+
+    order handed over -> acknowledged -> values -> end line relayed
+      -> caller told goodbye, process exits -> output drained -> over
+
+A call that is to end early (timeout, shutdown, caller gone) is killed first. Its end is
+decided when the spawner has reported that no process is left, and what they wrote has
+been read: an error in place of the acknowledgement promises that no code of the
+procedure ran.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from collections.abc import Callable
+
+from .. import errors, protocol, wire
+from .children import Child
+from .lines import CallLines
+from .output import OutputLog
+
+_CHUNK = 64 * 1024
+_MAX_LINE_BUFFER = 1024 * 1024  # a longer line is relayed in pieces
+_MAX_UNSENT = 256 * 1024  # with more than that for the caller, the process has to wait
+_EXIT_GRACE = 2.0  # s for a process to exit after its last line
+_DRAIN_CHUNKS = 16  # of output after the exit: a pipe holds no more
+
+CANCELLED = "cancelled"
+_LOST = "lost"
+
+
+class Relay:
+    """One call.
+
+    :param client: the caller's connection
+    :param child: the process; :meth:`run` says whether it was used
+    :param waker: set by others when something has changed: the child's exit, the stop
+    :param order: line for the process
+    :param timeout: seconds that the call may take; None: for ever
+    :param send_timeout: seconds after which a caller that takes nothing is gone
+    :param is_stopping: tells whether the daemon stops
+    :ivar end: how the call ended: ``result``, ``exception``, ``cancelled`` or the type
+        of an error; None if it was never handed over
+    """
+
+    def __init__(
+        self,
+        client: wire.Connection,
+        child: Child,
+        waker: wire.Waker,
+        *,
+        order: bytes,
+        timeout: float | None,
+        send_timeout: float,
+        is_stopping: Callable[[], bool],
+        output: OutputLog,
+    ) -> None:
+        self._child = child
+        self._waker = waker
+        self._order = memoryview(order)
+        self._timeout = timeout
+        self._is_stopping = is_stopping
+        self._output = output
+        self._output_open = True
+        self._lines = CallLines(_MAX_LINE_BUFFER)
+        self._child_open = True
+        self._caller = _Caller(client, send_timeout)
+        self._cause: str | None = None  # why it is killed
+        self._call_deadline: float | None = None
+        self._exit_deadline: float | None = None
+        self._watched: dict[int, int] = {}
+        self._poll = select.poll()
+        self.end: str | None = None
+
+    def run(self) -> bool:
+        """Relay until all is over. False: the caller had left already, and the process
+        has not been used."""
+        self._caller.receive()
+        if self._caller.has_left:
+            return False
+        if self._timeout is not None:
+            self._call_deadline = time.monotonic() + self._timeout
+        self._child.waker = self._waker
+        self._poll.register(self._waker, select.POLLIN)
+        self._child.use()
+        self._write_order()
+        while not self._is_over():
+            self._watch()
+            for fd, _ in self._poll.poll(self._time_left()):
+                self._handle(fd)
+            self._look_around()
+        self._output.finish()
+        return True
+
+    def _is_over(self) -> bool:
+        return self._is_exited() and self._caller.is_closed and not self._output_open
+
+    def _is_exited(self) -> bool:
+        return self._child.exit is not None or self._child.lost
+
+    # --- waiting ---
+
+    def _watch(self) -> None:
+        child_events = 0
+        if self._child_open and len(self._caller.unsent) < _MAX_UNSENT:
+            child_events = select.POLLIN
+        if self._order:
+            child_events |= select.POLLOUT
+        self._want(self._child.socket.fileno(), child_events)
+        self._want(self._child.output, select.POLLIN if self._output_open else 0)
+        self._want(self._caller.fileno(), self._caller.events())
+
+    def _want(self, fd: int, events: int) -> None:
+        # With no event wanted it must go altogether: poll reports a hang-up always.
+        if events == self._watched.get(fd, 0):
+            return
+        if events:
+            self._poll.register(fd, events)
+        else:
+            self._poll.unregister(fd)
+        self._watched[fd] = events
+
+    def _time_left(self) -> float | None:
+        deadlines = [
+            deadline
+            for deadline in (
+                self._call_deadline,
+                self._exit_deadline,
+                self._caller.deadline,
+            )
+            if deadline is not None
+        ]
+        if not deadlines:
+            return None
+        return max(0.0, (min(deadlines) - time.monotonic()) * 1000)
+
+    def _handle(self, fd: int) -> None:
+        if fd == self._waker.fileno():
+            self._waker.clear()
+        elif fd == self._child.output:
+            self._read_output()
+        elif fd == self._caller.fileno():
+            self._caller.receive()
+            self._caller.send()
+        elif self._order:
+            self._write_order()
+        else:
+            self._read_child()
+
+    def _look_around(self) -> None:
+        """Do what follows from what has changed."""
+        now = time.monotonic()
+        self._caller.check_deadline(now)
+        if self._caller.has_left:
+            self._kill(CANCELLED)
+        if self._is_stopping():
+            self._kill(errors.SHUTDOWN)
+        if self._call_deadline is not None and now >= self._call_deadline:
+            self._kill(errors.TIMEOUT)
+        if self._exit_deadline is not None and now >= self._exit_deadline:
+            self._exit_deadline = None
+            self._child.kill()
+        if self._is_exited():
+            self._exit_deadline = None
+            self._drain()
+            if not self._child_open and self.end is None:
+                self._conclude()
+
+    # --- the process ---
+
+    def _write_order(self) -> None:
+        try:
+            sent = self._child.socket.send(self._order)
+        except BlockingIOError:
+            return
+        except OSError:  # it has died, and its exit will be reported
+            sent = len(self._order)
+        self._order = self._order[sent:]
+
+    def _read_child(self) -> None:
+        try:
+            data = self._child.socket.recv(_CHUNK)
+        except BlockingIOError:
+            # What it has forked may hold the other end open for ever.
+            if self._child.exit is not None:
+                self._child_open = False
+            return
+        except ConnectionResetError:  # it died with its order unread
+            data = b""
+        if not data:
+            self._child_open = False
+            self._expect_exit()
+            return
+        self._caller.add(self._lines.feed(data))
+        if self._lines.end is not None and self.end is None:
+            self._note_end()
+
+    def _note_end(self) -> None:
+        self.end = self._lines.end
+        if self.end == protocol.ERROR:
+            self.end = _error_type(self._lines.end_line)
+        self._call_deadline = None
+        self._expect_exit()
+        self._caller.finish()
+
+    def _expect_exit(self) -> None:
+        if self._exit_deadline is None and not self._is_exited():
+            self._exit_deadline = time.monotonic() + _EXIT_GRACE
+
+    def _kill(self, cause: str) -> None:
+        if self._cause is not None or self.end is not None:
+            return
+        self._cause = cause
+        self._call_deadline = None
+        self._lines.refuse_exceptions = True
+        self._child.kill()
+
+    def _read_output(self) -> bool:
+        """Log a piece of output; tell whether there may be more."""
+        try:
+            data = os.read(self._child.output, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._output_open = False
+            return False
+        self._output.feed(data)
+        return True
+
+    # --- the end ---
+
+    def _drain(self) -> None:
+        """The processes are gone: read what they have left, as far as the caller
+        takes it."""
+        while self._child_open and len(self._caller.unsent) < _MAX_UNSENT:
+            if self._child.lost and not self._wait_for_lost_child():
+                break
+            self._read_child()
+        if self._output_open:
+            for _ in range(_DRAIN_CHUNKS):
+                if not self._read_output():
+                    break
+            self._output_open = False
+
+    def _wait_for_lost_child(self) -> bool:
+        """Without a spawner there is no exit report. The kernel kills the process; its
+        socket closes then."""
+        poll = select.poll()
+        poll.register(self._child.socket, select.POLLIN)
+        if poll.poll(_EXIT_GRACE * 1000):
+            return True
+        self._child_open = False
+        self._cause = _LOST
+        return False
+
+    def _conclude(self) -> None:
+        """Decide the end of a call whose process wrote none."""
+        self.end = self._cause or errors.PROCESS_DIED
+        # A caller that has left gets nothing, nor one with half a line: the end of
+        # its connection says it all. And without knowing whether the process is
+        # gone, nothing can be promised.
+        if not self._lines.in_pieces and self._cause not in (CANCELLED, _LOST):
+            self._caller.add(wire.encode(self._build_error()))
+        self._caller.finish()
+
+    def _build_error(self) -> dict:
+        if self.end == errors.TIMEOUT:
+            text = f"the call took longer than {self._timeout:g} s"
+            return protocol.build_daemon_error(self.end, text)
+        if self.end == errors.SHUTDOWN:
+            return protocol.build_daemon_error(self.end, "the daemon stops")
+        if self._child.exit is None:
+            text = "the daemon's spawner died, and the process with it"
+            return protocol.build_daemon_error(self.end, text)
+        status = self._child.exit.status
+        if status < 0:
+            text, data = f"process was killed by signal {-status}", {"signal": -status}
+        else:
+            text = f"process exited with status {status} and without a result"
+            data = {"exit_status": status}
+        return protocol.build_daemon_error(self.end, text, data)
+
+
+class _Caller:
+    """The caller's side: what is still to be sent, and whether it is still there.
+
+    :ivar unsent: bytes that it has not taken yet
+    :ivar has_left: it has closed its side, or is gone
+    :ivar is_closed: nothing can be sent any more
+    :ivar deadline: when it must have taken something, on the monotonic clock; or, after
+        the goodbye, have closed
+    """
+
+    def __init__(self, connection: wire.Connection, send_timeout: float) -> None:
+        self._connection = connection
+        self._send_timeout = send_timeout
+        self._finishing = False  # close when all is sent
+        self._said_goodbye = False
+        self.unsent = bytearray()
+        self.has_left = False
+        self.is_closed = False
+        self.deadline: float | None = None
+
+    def fileno(self) -> int:
+        return self._connection.fileno()
+
+    def events(self) -> int:
+        """Return the poll events to wait for."""
+        if self.is_closed:
+            return 0
+        events = 0 if self.has_left else select.POLLIN
+        return events | select.POLLOUT if self.unsent else events
+
+    def receive(self) -> None:
+        """Look whether it is still there. Nothing that it sends means anything."""
+        try:
+            while not self.has_left and not self.is_closed:
+                if self._said_goodbye:
+                    self._receive_goodbye()
+                    return
+                data, blocked_on = self._connection.receive_some()
+                if blocked_on:
+                    return
+                if not data:
+                    self.has_left = True
+        except OSError:
+            self._lose()
+
+    def _receive_goodbye(self) -> None:
+        try:
+            if self._connection.discard() == 0:
+                self._close()
+        except BlockingIOError:
+            pass
+
+    def add(self, data: bytes) -> None:
+        """Send data, now or later."""
+        if self.is_closed or not data:
+            return
+        if not self.unsent:
+            self.deadline = time.monotonic() + self._send_timeout
+        self.unsent += data
+        self.send()
+
+    def send(self) -> None:
+        """Send what can be sent without waiting."""
+        if self.is_closed:
+            return
+        try:
+            while self.unsent:
+                with memoryview(self.unsent) as view:
+                    sent, blocked_on = self._connection.send_some(view)
+                if blocked_on:
+                    return
+                del self.unsent[:sent]
+                self.deadline = time.monotonic() + self._send_timeout
+            if not self._said_goodbye:
+                self.deadline = None
+                if self._finishing:
+                    self._say_goodbye()
+        except OSError:
+            self._lose()
+
+    def finish(self) -> None:
+        """Close once everything is sent, so that the caller gets to read it."""
+        self._finishing = True
+        self.send()
+
+    def _say_goodbye(self) -> None:
+        self._connection.finish()
+        self._said_goodbye = True
+        self.deadline = time.monotonic() + wire.DISCARD_SECONDS
+        if self.has_left:
+            self._close()
+
+    def check_deadline(self, now: float) -> None:
+        if self.deadline is not None and now >= self.deadline:
+            self._lose()
+
+    def _lose(self) -> None:
+        self.has_left = True
+        self._close()
+
+    def _close(self) -> None:
+        # The connection itself is closed by its owner: its descriptor is still known
+        # to a poll.
+        self.is_closed = True
+        self.deadline = None
+        self.unsent.clear()
+
+
+def _error_type(line: bytes) -> str:
+    try:
+        return json.loads(line)[protocol.ERROR]["type"]
+    except (ValueError, KeyError):  # it was too long to be kept
+        return protocol.ERROR

@@ -1,0 +1,251 @@
+"""A call, in its own process: from the fork to the exit.
+
+The process is forked ahead and waits for its order on a socket that it shares with the
+front. What it writes there are lines of the protocol with the caller. It never returns
+into the spawner's code: every way out is an ``os._exit``.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import NoReturn
+
+from .. import errors, protocol, wire
+from ..proc import Result
+from . import accounts, kernel, values
+from .control import Order, Settings
+from .loading import Loaded
+
+_CHUNK = 64 * 1024
+_REHEARSED = inspect.signature(lambda value: value)
+_MAX_MESSAGE = 64 * 1024
+"""Characters of an exception's message and traceback; more is for no one to read."""
+
+
+def run(
+    sock: socket.socket,
+    output: int,
+    highest: int,
+    spawner: int,
+    procedures: Mapping[str, Loaded],
+    settings: Settings,
+) -> NoReturn:
+    """Be a call's process. What is done here for every call costs; what can be done
+    once stands in the spawner.
+
+    :param sock: shared with the front
+    :param output: descriptor that standard output and error go to
+    :param highest: no open descriptor has a higher number
+    :param spawner: pid of the parent
+    """
+    status = 1
+    try:
+        _settle_in(sock, output, highest, spawner, settings)
+        _rehearse(settings)
+        line = _read_order(sock)
+        if line is not None:
+            _Call(sock, spawner, procedures, settings).run(Order.from_line(line))
+        status = 0
+    except BrokenPipeError:
+        pass  # the front has gone, the spawner will see to the rest
+    except BaseException:
+        sys.__excepthook__(*sys.exc_info())  # into the log; the exit status tells the front
+    finally:
+        os._exit(status)
+
+
+def _settle_in(
+    sock: socket.socket, output: int, highest: int, spawner: int, settings: Settings
+) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setsid()
+    kernel.die_with_parent(spawner)
+    kernel.set_process_name("harpd-standby")
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    # The number of the socket stays: a file that the procedures file has opened, and
+    # that is closed here, must never come to mean the socket.
+    os.closerange(3, sock.fileno())
+    os.closerange(sock.fileno() + 1, highest + 1)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(settings.open_files, hard), hard))
+    gc.enable()
+
+
+def _rehearse(settings: Settings) -> None:
+    """Do what every call does, while nobody waits for it: the memory that it writes to
+    is shared with the spawner until then, and each page takes its time to be copied."""
+    order = Order.from_line(Order("", [None], None, "", "").to_line())
+    bound = _bind(_REHEARSED, order.arguments)
+    wire.encode(protocol.build_acknowledgement(False))
+    values.encode(protocol.build_result, bound.args[0], settings.max_value)
+
+
+def _read_order(sock: socket.socket) -> bytes | None:
+    """Return the order; None if the front has gone without giving one."""
+    data = b""
+    while not data.endswith(b"\n"):
+        chunk = sock.recv(_CHUNK)
+        if not chunk:
+            return None
+        data += chunk
+    return data
+
+
+class _Call:
+    def __init__(
+        self,
+        sock: socket.socket,
+        spawner: int,
+        procedures: Mapping[str, Loaded],
+        settings: Settings,
+    ) -> None:
+        self._sock = sock
+        self._spawner = spawner
+        self._pid = os.getpid()
+        self._procedures = procedures
+        self._settings = settings
+
+    def run(self, order: Order) -> None:
+        loaded = self._procedures.get(order.procedure)
+        if loaded is None:
+            return self._fail(errors.NO_SUCH_PROCEDURE, "no such procedure")
+        kernel.set_process_name(order.procedure)
+        try:
+            self._change_user(loaded)
+        except (OSError, LookupError) as error:
+            return self._fail(errors.SYSTEM_ERROR, f"can't change user: {error}")
+        _set_environment(order)
+        try:
+            bound = _bind(loaded.signature, order.arguments)
+        except TypeError as error:
+            return self._fail(errors.INVALID_ARGUMENT_LIST, str(error))
+        streaming = loaded.procedure.streaming
+        self._send(wire.encode(protocol.build_acknowledgement(streaming)))
+        self._send(self._end(loaded.procedure, bound))
+        _flush()
+
+    def _change_user(self, loaded: Loaded) -> None:
+        account = loaded.account
+        if account is None:
+            account = accounts.of_procedure(loaded.procedure, self._settings)
+        if account is None:
+            return
+        accounts.become(account)
+        kernel.die_with_parent(self._spawner)
+        os.environ["HOME"] = account.home
+        if account.name is not None:
+            os.environ["USER"] = os.environ["LOGNAME"] = account.name
+
+    def _end(self, procedure, bound) -> bytes:
+        """Run the procedure, and return the line that the call ends with."""
+        try:
+            returned = procedure.function(*bound.args, **bound.kwargs)
+            if procedure.streaming:
+                returned = self._stream(returned)
+            if isinstance(returned, Result):
+                returned = returned.value
+            return self._encode(protocol.build_result, returned)
+        except values.InvalidValue as error:
+            message = protocol.build_daemon_error(errors.INVALID_RESULT, str(error))
+        # SystemExit and KeyboardInterrupt, too: a caller waits for an answer.
+        except BaseException as error:
+            message = self._build_exception(error)
+        return wire.encode(message)
+
+    def _stream(self, produced: object) -> object:
+        """Send what is produced value by value, and return the result."""
+        if isinstance(produced, Result):
+            return produced
+        if isinstance(produced, (str, bytes, Mapping)) or not hasattr(
+            produced, "__iter__"
+        ):
+            raise values.InvalidValue(
+                "a streaming procedure yields its values, or returns an iterator, "
+                f"not {type(produced).__qualname__}"
+            )
+        iterator = iter(produced)
+        try:
+            while True:
+                value = next(iterator)
+                if isinstance(value, Result):
+                    return value
+                self._send(self._encode(protocol.build_stream, value))
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            # What the procedure does in its own ``finally`` is part of the call.
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+
+    def _encode(self, build, value: object) -> bytes:
+        return values.encode(build, value, self._settings.max_value)
+
+    def _build_exception(self, error: BaseException) -> dict:
+        cls = type(error)
+        data = {"class": cls.__qualname__, "module": cls.__module__}
+        try:
+            message = str(error)
+        except BaseException as another:
+            message = f"(no text: its str() raised {type(another).__name__})"
+        if self._settings.traceback:
+            data["traceback"] = _format_traceback(error)
+        return protocol.build_exception(cls.__name__, _cut(message), data)
+
+    def _fail(self, type_: str, message: str) -> None:
+        self._send(wire.encode(protocol.build_daemon_error(type_, _cut(message))))
+
+    def _send(self, line: bytes) -> None:
+        if os.getpid() != self._pid:
+            # A copy that the procedure has forked returns here a second time.
+            os._exit(0)
+        self._sock.sendall(line)
+
+
+def _bind(signature, arguments: list | dict):
+    if isinstance(arguments, dict):
+        return signature.bind(**arguments)
+    return signature.bind(*arguments)
+
+
+def _set_environment(order: Order) -> None:
+    if order.job_id is not None:
+        try:
+            os.environ["HARP_JOB_ID"] = order.job_id
+        except ValueError:
+            pass  # any string may be an id here, not every one fits there
+
+
+def _format_traceback(error: BaseException) -> str:
+    import traceback
+
+    try:
+        # Without this module's own frame.
+        inner = error.__traceback__.tb_next
+        text = "".join(traceback.format_exception(type(error), error, inner))
+    except BaseException as another:
+        return f"(no traceback: {type(another).__name__})"
+    return text[-_MAX_MESSAGE:]
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MAX_MESSAGE:
+        return text
+    return f"{text[:_MAX_MESSAGE]}... ({len(text) - _MAX_MESSAGE} characters more)"
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # the procedure has closed or replaced it

@@ -1,0 +1,18 @@
+"""Settings of the documentation's build: ``sphinx-build -W -n doc doc/_build``."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.abspath("../lib"))
+
+import harp  # noqa: E402
+
+project = "HarpCaller"
+author = "The HarpCaller authors"
+copyright = f"2026, {author}"
+release = version = harp.__version__
+
+extensions = ["sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+html_theme = "alabaster"
+autodoc_member_order = "bysource"

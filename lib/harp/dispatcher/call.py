@@ -35,9 +35,9 @@ from ..log import fields
 from ..service import reason
 from .disk import StorageError
 from .hosts import Host, Hosts
+from .job import STOP_CANCELLED, Job
 from .jobfile import Record, Start, Writer
-from .jobs import STOP_CANCELLED, Job
-from .resolver import Endpoint, Resolver
+from .resolver import Resolver
 from .trust import NotTrusted, Trust
 
 logger = logging.getLogger(__name__)
@@ -67,10 +67,15 @@ class Caller:
         self.trust = trust
         self.resolver = resolver
 
-    def run(self, job: Job, record: Record, writer: Writer) -> protocol.End | None:
+    def run(
+        self, job: Job, record: Record, writer: Writer, waker: wire.Waker
+    ) -> protocol.End | None:
         """Run a job and return its end; None: nothing was sent, it goes back to its
-        queue."""
-        attempt = _Attempt(self, job, record, writer)
+        queue.
+
+        :param waker: set when the job is asked to stop
+        """
+        attempt = _Attempt(self, job, record, writer, waker)
         try:
             attempt.connect()
             attempt.send()
@@ -85,7 +90,12 @@ class _Attempt:
     """A job and its connection."""
 
     def __init__(
-        self, caller: Caller, job: Job, record: Record, writer: Writer
+        self,
+        caller: Caller,
+        job: Job,
+        record: Record,
+        writer: Writer,
+        waker: wire.Waker,
     ) -> None:
         self._caller = caller
         self._config = caller.config
@@ -93,7 +103,7 @@ class _Attempt:
         self._record = record
         self._call = record.call
         self._writer = writer
-        _, self._started, _, _ = job.status()
+        self._waker = waker
         self._connection: wire.Connection | None = None
         self._ran = protocol.RAN_NO
         self._streams = False
@@ -123,8 +133,17 @@ class _Attempt:
         deadline = min(limit, self._run_deadline)
         try:
             self._leave_if_stopped()
-            self._connect_to_any(self._resolve(host, deadline), deadline)
+            endpoints = self._caller.resolver.resolve(
+                host.address, host.port, self._waker, deadline
+            )
+            # The resolver may have taken the waker's setting for its own.
+            self._leave_if_stopped()
+            most = self._config.max_value + wire.WRAPPING_BYTES
+            self._connection, self._endpoint = wire.connect_to_any(
+                endpoints, most, deadline, (self._waker,)
+            )
             self._start_tls(host, deadline)
+            self._leave_if_stopped()
         except wire.Woken:
             self._leave_if_stopped()
             raise
@@ -146,29 +165,6 @@ class _Attempt:
         if self._job.stop is not None:
             raise _Ended(None)
 
-    def _resolve(self, host: Host, deadline: float) -> list[Endpoint]:
-        return self._caller.resolver.resolve(
-            host.address, host.port, self._job.waker, deadline
-        )
-
-    def _connect_to_any(self, endpoints: list[Endpoint], deadline: float) -> None:
-        for remaining in range(len(endpoints), 0, -1):
-            family, address = endpoints[-remaining]
-            # One that is silent must leave time for the others.
-            share = (deadline - time.monotonic()) / remaining
-            try:
-                self._connection = wire.connect(
-                    family,
-                    address,
-                    self._config.max_value + wire.WRAPPING_BYTES,
-                    time.monotonic() + share,
-                    (self._job.waker,),
-                )
-                return
-            except (OSError, wire.DeadlineExceeded):
-                if remaining == 1:
-                    raise
-
     def _start_tls(self, host: Host, deadline: float) -> None:
         try:
             self._caller.trust.start_tls(self._connection, host, deadline)
@@ -185,8 +181,8 @@ class _Attempt:
 
     def send(self) -> None:
         """Store the start, then send the request."""
-        address, port = self._connection.sock.getpeername()[:2]
-        self._store_start(Start(self._started, address, port))
+        address, port = self._endpoint.address[:2]
+        self._store_start(Start(self._job.start, address, port))
         request = protocol.DaemonCall(
             self._call.procedure,
             self._call.arguments,
@@ -206,9 +202,9 @@ class _Attempt:
             raise self._fail(SHUTDOWN, "the dispatcher was stopped") from None
         except wire.DeadlineExceeded:
             raise self._fail(TIMEOUT, "the daemon doesn't read the request") from None
-        except OSError as error:
-            text = f"{_where(self._host)}: {reason(error)}"
-            raise self._fail(NETWORK_ERROR, text) from None
+        except OSError:
+            # The daemon doesn't take the request, and may have said why.
+            return
         self._ran = protocol.RAN_MAYBE
 
     # --- sent ---
@@ -221,7 +217,7 @@ class _Attempt:
             try:
                 lines = self._connection.readlines(self._deadline())
             except wire.Woken:
-                self._job.waker.clear()
+                self._waker.clear()
                 continue
             except wire.DeadlineExceeded:
                 self._run_out_of_time()
@@ -230,8 +226,7 @@ class _Attempt:
                 text = f"{_where(self._host)}: {end} before the call's end"
                 raise self._broken(NETWORK_ERROR, text) from None
             except Refusal as refusal:
-                text = f"{_where(self._host)}: {refusal.message}"
-                raise self._broken(PROTOCOL_ERROR, text) from None
+                raise self._not_understood(refusal.message) from None
             except OSError as error:
                 text = f"{_where(self._host)}: {reason(error)}"
                 raise self._broken(NETWORK_ERROR, text) from None
@@ -303,7 +298,7 @@ class _Attempt:
             try:
                 message = protocol.parse_daemon_message(wire.decode(line))
             except Refusal as refusal:
-                ended = self._fail_protocol(refusal.message)
+                ended = self._not_understood(refusal.message)
             else:
                 if isinstance(message, protocol.StreamValue) and self._streams:
                     number = self._packets + len(packets)
@@ -322,10 +317,10 @@ class _Attempt:
         """Take anything but a packet in its place."""
         acknowledged = self._ran == protocol.RAN_YES
         if isinstance(message, protocol.StreamValue):
-            return self._fail_protocol("streams, but said that it wouldn't")
+            return self._not_understood("streams, but said that it wouldn't")
         if isinstance(message, protocol.Acknowledgement):
             if acknowledged:
-                return self._fail_protocol("acknowledged the call twice")
+                return self._not_understood("acknowledged the call twice")
             self._ran = protocol.RAN_YES
             self._streams = message.stream_result
             return None
@@ -334,10 +329,13 @@ class _Attempt:
             ran = protocol.RAN_YES if acknowledged else protocol.RAN_NO
             return _Ended(protocol.with_ran(message, ran))
         if not acknowledged:
-            return self._fail_protocol("ended the call without acknowledging it")
+            return self._not_understood("ended the call without acknowledging it")
         return _Ended(message)
 
-    def _fail_protocol(self, message: str) -> _Ended:
+    def _not_understood(self, message: str) -> _Ended:
+        """The daemon doesn't speak the protocol, but may run something for us until
+        we close, and its host isn't free before."""
+        self._connection.close_after_reading()
         return self._broken(PROTOCOL_ERROR, f"{_where(self._host)}: {message}")
 
     # --- storing ---

@@ -11,6 +11,10 @@ class StorageError(Exception):
     that isn't what it should be. The text names the file."""
 
 
+class FileGone(StorageError):
+    """Raised when a file that should be there is not."""
+
+
 class Disk:
     """The real disk. All methods raise OSError as the system does."""
 

@@ -4,6 +4,7 @@ by a thread of its own, replaced as a whole. Format of the lines: doc/protocol.r
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -113,13 +114,22 @@ class Hosts:
             )
 
     def _keep_fresh(self) -> None:
-        if self._config.hosts_script is not None:
-            while not self._stopping.wait(self._config.hosts_refresh):
-                self.refresh()
-        elif self._config.hosts_file is not None:
-            while not self._stopping.wait(_FILE_CHECK_SECONDS):
-                if _stamp(self._config.hosts_file) != self._file_stamp:
+        interval = self._config.hosts_refresh
+        if self._config.hosts_script is None:
+            interval = _FILE_CHECK_SECONDS
+        while not self._stopping.wait(interval):
+            try:
+                if self._has_changed():
                     self.refresh()
+            except Exception:
+                logger.exception("fault in the dispatcher, hosts stay as they are")
+
+    def _has_changed(self) -> bool:
+        """Only running a script tells."""
+        path = self._config.hosts_file
+        return self._config.hosts_script is not None or (
+            path is not None and _stamp(path) != self._file_stamp
+        )
 
     def _read_cache(self, path: str) -> None:
         try:
@@ -147,11 +157,11 @@ class Hosts:
             try:
                 output, errors = process.communicate(timeout=self._config.hosts_timeout)
             except subprocess.TimeoutExpired:
+                self._kill_script()
                 raise HostsError(
                     f"{path}: killed after {self._config.hosts_timeout} s"
                 ) from None
             finally:
-                self._kill_script()
                 self._script = None
         for line in errors.decode("utf-8", "replace").splitlines():
             logger.info("hosts script says %s", fields(script=path, line=line))
@@ -160,12 +170,13 @@ class Hosts:
         return output
 
     def _kill_script(self) -> None:
-        """Kill the script and what it has started and left behind."""
+        """Kill the script with whatever it has started."""
         script = self._script
-        if script is not None:
+        # Once it has been waited for, its number may be another's.
+        if script is not None and script.returncode is None:
             try:
                 os.killpg(script.pid, signal.SIGKILL)
-            except ProcessLookupError:
+            except (ProcessLookupError, PermissionError):
                 pass
 
 
@@ -249,9 +260,12 @@ def _read(path: str) -> bytes:
 
 def _write_cache(path: str, output: bytes) -> None:
     new = path + ".new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         # It holds credentials: nobody else may read it, not even for a moment.
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+        fd = os.open(new, flags, 0o600)
         with open(fd, "wb") as file:
             file.write(output)
             file.flush()

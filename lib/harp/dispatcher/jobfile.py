@@ -15,12 +15,14 @@ descriptors of their own.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from typing import NamedTuple
 
 from .. import protocol, wire
 from ..errors import Refusal
-from .disk import Disk, StorageError
+from .disk import Disk, FileGone, StorageError
 
 FORMAT = 1
 
@@ -34,10 +36,12 @@ _MAX_TRAILER = 4096
 class Record(NamedTuple):
     """The first line.
 
-    :ivar order: ascends with each submission, also across restarts
+    :ivar order: of the submissions; that of a later one is higher as long as the
+        earlier one hasn't ended, also across restarts
     :ivar submit: seconds since the epoch
     :ivar timeout: seconds, as it applies
     :ivar max_exec_time: seconds, as it applies
+    :ivar concurrency: of its queue, as it applies; None: no queue
     :ivar submitted_by: verified name of the client, None for an anonymous one
     :ivar call: as it was requested
     """
@@ -47,6 +51,7 @@ class Record(NamedTuple):
     submit: float
     timeout: int
     max_exec_time: int
+    concurrency: int | None
     submitted_by: str | None
     call: protocol.Call
 
@@ -59,6 +64,7 @@ class Record(NamedTuple):
                 "submit": self.submit,
                 "timeout": self.timeout,
                 "max_exec_time": self.max_exec_time,
+                "concurrency": self.concurrency,
                 "submitted_by": self.submitted_by,
                 "request": protocol.build_call(self.call),
             }
@@ -102,14 +108,19 @@ def decode_record(line: bytes) -> Record:
         fields = wire.decode(line)
         if fields["harpcaller_job"] != FORMAT:
             raise ValueError(f"format {fields['harpcaller_job']!r} is unknown")
+        call = protocol.parse_request(protocol.field(fields, "request", dict))
+        if not isinstance(call, protocol.Call):
+            raise ValueError("holds no call")
+        concurrency = fields["concurrency"]
         return Record(
             fields["job_id"],
             int(fields["order"]),
             float(fields["submit"]),
             int(fields["timeout"]),
             int(fields["max_exec_time"]),
+            None if concurrency is None else int(concurrency),
             fields["submitted_by"],
-            protocol.parse_request(fields["request"]),
+            call,
         )
     except (Refusal, KeyError, TypeError, ValueError) as error:
         raise StorageError(f"first line can't be read: {error}") from None
@@ -132,14 +143,27 @@ def decode_trailer(line: bytes) -> Trailer | None:
         return None
 
 
+def decode_start(line: bytes) -> Start | None:
+    """Return None if ``line`` isn't a start."""
+    if not line.startswith(_START_PREFIX):
+        return None
+    try:
+        fields = wire.decode(line)
+        return Start(
+            float(fields["start"]), str(fields["address"]), int(fields["port"])
+        )
+    except (Refusal, KeyError, TypeError, ValueError):
+        return None
+
+
 def packet_number(line: bytes) -> int:
     """Return the number in the beginning of a packet's line.
 
     :raises StorageError: if it isn't one
     """
     prefix = len(protocol.PACKET_PREFIX)
-    digits = line[prefix : line.find(b",", prefix, prefix + 24)]
-    if not line.startswith(protocol.PACKET_PREFIX) or not digits.isdigit():
+    digits, comma, _ = line[prefix : prefix + 24].partition(b",")
+    if not (line.startswith(protocol.PACKET_PREFIX) and comma and digits.isdigit()):
         raise StorageError(f"no packet where one should be: {line[:40]!r}")
     return int(digits)
 
@@ -158,8 +182,14 @@ class Writer:
         self._path = path
         self._most = most
         self.size = size
+        # Set after a failed sync: the kernel may have dropped what it couldn't write
+        # and called it clean, so that another sync would succeed and mean nothing.
+        # Only a copy can be trusted then.
+        self._suspect = False
         try:
             self._fd = disk.open(path)
+        except FileNotFoundError as error:
+            raise FileGone(f"{path}: {error.strerror}") from None
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror}") from None
         self._whole = os.fstat(self._fd).st_size == size
@@ -185,19 +215,25 @@ class Writer:
 
     def _append(self, lines: bytes, sync: bool) -> None:
         try:
-            self._cut_back()
-            self._whole = False
-            self._disk.write(self._fd, lines)
+            if not self._suspect:
+                self._write(lines, sync)
+            if self._suspect:
+                self._rewrite(lines)
         except OSError as error:
             self._try_to_cut_back()
             raise StorageError(f"{self._path}: {error.strerror}") from None
+        self.size += len(lines)
+        self._whole = True
+
+    def _write(self, lines: bytes, sync: bool) -> None:
+        self._cut_back()
+        self._whole = False
+        self._disk.write(self._fd, lines)
         if sync:
             try:
                 self._disk.sync(self._fd)
             except OSError:
-                self._rewrite(lines)
-        self.size += len(lines)
-        self._whole = True
+                self._suspect = True
 
     def _cut_back(self) -> None:
         if not self._whole:
@@ -211,33 +247,38 @@ class Writer:
             pass  # done before the next write
 
     def _rewrite(self, lines: bytes) -> None:
-        """Put a synced copy in the file's place. After a failed sync the kernel may
-        have dropped the pages and called them clean: a second sync would succeed and
-        mean nothing."""
+        """Put a synced copy with ``lines`` in the file's place."""
+        # A reader that has the old file open must not find there what comes to nothing.
+        self._cut_back()
         directory, name = os.path.split(self._path)
-        copy = os.path.join(directory, f".{name.removesuffix('.jsonl')}.new")
-        fd = -1
+        path = os.path.join(directory, f".{name.removesuffix('.jsonl')}.new")
+        copy = self._disk.create(path)
         try:
-            fd = self._disk.create(copy)
-            with open(self._path, "rb") as old:
-                remaining = self.size
-                while remaining:
-                    block = old.read(min(_BLOCK, remaining))
-                    self._disk.write(fd, block)
-                    remaining -= len(block)
-            self._disk.write(fd, lines)
-            self._disk.sync(fd)
-            self._disk.rename(copy, self._path)
-            self._disk.sync_directory(directory)
-        except OSError as error:
-            if fd >= 0:
-                os.close(fd)
-                if os.path.exists(copy):
-                    os.unlink(copy)
-            self._try_to_cut_back()
-            raise StorageError(f"{self._path}: {error.strerror}") from None
+            self._copy(copy)
+            self._disk.write(copy, lines)
+            self._disk.sync(copy)
+            self._disk.rename(path, self._path)
+        except BaseException:
+            os.close(copy)
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
+        # The copy is the file from now on, even if that isn't on the disk yet.
         os.close(self._fd)
-        self._fd = fd
+        self._fd = copy
+        self._whole = False
+        self._disk.sync_directory(directory)
+        self._suspect = False
+
+    def _copy(self, copy: int) -> None:
+        with open(self._path, "rb") as old:
+            remaining = self.size
+            while remaining:
+                block = old.read(min(_BLOCK, remaining))
+                if not block:
+                    raise OSError(errno.EIO, "is shorter than what was written")
+                self._disk.write(copy, block)
+                remaining -= len(block)
 
 
 class Reader:
@@ -261,7 +302,7 @@ class Reader:
                 continue
             self.path = path
             return fd
-        raise FileNotFoundError(self._paths[-1])
+        raise FileNotFoundError(errno.ENOENT, "no such file", self._paths[-1])
 
     def __enter__(self) -> Reader:
         return self
@@ -302,9 +343,10 @@ class Reader:
         :param size: of the file
         """
         tail = self.read(max(0, size - _MAX_TRAILER), size)
-        if not tail.endswith(b"\n"):
+        before = tail.rfind(b"\n", 0, -1)
+        if before < 0 or not tail.endswith(b"\n"):
             return None
-        line = tail[tail.rfind(b"\n", 0, -1) + 1 : -1]
+        line = tail[before + 1 : -1]
         trailer = decode_trailer(line)
         return None if trailer is None else (trailer, size - len(line) - 1)
 
@@ -349,17 +391,24 @@ class Reader:
         if len(data) < end - begin:
             # After a failed sync the writer has put a copy in the file's place, and
             # this descriptor is still that of the old one.
-            os.close(self._fd)
-            self._fd = self._open()
+            self._open_again()
             data = self._read(begin, end)
         if len(data) < end - begin:
             raise StorageError(f"{self.path}: ends before byte {end}")
         return data
 
+    def _open_again(self) -> None:
+        try:
+            fd = self._open()
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror}") from None
+        os.close(self._fd)
+        self._fd = fd
+
     def _read(self, begin: int, end: int) -> bytes:
         parts = []
         while begin < end:
-            part = os.pread(self._fd, min(end - begin, 1 << 20), begin)
+            part = self._pread(min(end - begin, 1 << 20), begin)
             if not part:
                 break
             parts.append(part)
@@ -370,10 +419,16 @@ class Reader:
         """The line that begins at ``offset``, with its newline if it has one."""
         parts = []
         while True:
-            block = os.pread(self._fd, _BLOCK, offset)
+            block = self._pread(_BLOCK, offset)
             newline = block.find(b"\n")
             if newline >= 0 or not block:
                 parts.append(block[: newline + 1])
                 return b"".join(parts)
             parts.append(block)
             offset += len(block)
+
+    def _pread(self, length: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror}") from None

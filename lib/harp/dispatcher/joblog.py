@@ -17,6 +17,7 @@ write the same job.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import heapq
 import logging
@@ -25,19 +26,11 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .. import jobid, protocol, wire
-from ..errors import MISSING_RESULT, Refusal
+from .. import jobid, protocol
 from ..log import fields
-from .disk import Disk, StorageError
-from .jobfile import (
-    Reader,
-    Record,
-    Start,
-    Trailer,
-    Writer,
-    decode_trailer,
-    packet_number,
-)
+from .disk import Disk, FileGone, StorageError
+from .jobfile import Reader, Record, Trailer, Writer
+from .recovery import Tail, end_of_cut_off
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +47,28 @@ class LogInUse(Exception):
 class Waiting(NamedTuple):
     """A job found at the start that goes back to its queue.
 
+    :ivar queue: with the concurrency that applies; None: no queue
     :ivar size: bytes of its file
     """
 
-    record: Record
+    job_id: str
+    order: int
+    queue: protocol.Queue | None
     size: int
+
+
+class Unended(NamedTuple):
+    """A job found at the start that was cut off, but whose end can't be stored yet.
+
+    :ivar start: seconds since the epoch
+    :ivar size: bytes of its file's whole lines
+    """
+
+    job_id: str
+    start: float | None
+    packets: int
+    size: int
+    end: protocol.End
 
 
 class JobLog:
@@ -96,9 +106,13 @@ class JobLog:
             for path in (self._active, self._done, self._corrupt):
                 os.makedirs(path, 0o700, exist_ok=True)
         except OSError as error:
+            self.close()
             raise StorageError(
                 f"{error.filename or self._directory}: {error.strerror}"
             ) from None
+        except StorageError:
+            self.close()
+            raise
 
     def close(self) -> None:
         if self._lock >= 0:
@@ -125,8 +139,14 @@ class JobLog:
             with open(path, encoding="ascii") as file:
                 text = file.read().strip()
         except FileNotFoundError:
-            with open(path, "x", encoding="ascii") as file:
-                file.write(f"{LAYOUT}\n")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path + _NEW)
+            fd = self._disk.create(path + _NEW)
+            try:
+                self._disk.write(fd, b"%d\n" % LAYOUT)
+            finally:
+                os.close(fd)
+            self._disk.rename(path + _NEW, path)
             return
         if text != str(LAYOUT):
             raise StorageError(
@@ -177,10 +197,9 @@ class JobLog:
 
     def _forget(self, job_id: str, new: str) -> None:
         for path in (new, self._active_path(job_id)):
-            try:
+            # Not made, or not to be removed: nobody has its id.
+            with contextlib.suppress(OSError):
                 os.unlink(path)
-            except OSError:
-                pass  # not made, or not to be removed: nobody has its id
 
     def writer(self, job_id: str, size: int) -> Writer:
         """Raises StorageError if the job's file can't be opened.
@@ -220,6 +239,17 @@ class JobLog:
             raise StorageError(f"job {job_id} could not be read and was set aside")
         return None
 
+    def record(self, job_id: str) -> Record:
+        """Return what was submitted.
+
+        :raises StorageError: if it can't be read; ``FileGone`` if there is no file
+        """
+        reader = self.open_job(job_id)
+        if reader is None:
+            raise FileGone(f"job {job_id} has no file")
+        with reader:
+            return reader.record()
+
     def _active_path(self, job_id: str) -> str:
         return os.path.join(self._active, job_id + _SUFFIX)
 
@@ -236,14 +266,18 @@ class JobLog:
         """Yield the ids of all jobs, newest first.
 
         :param before: only those older than this id; None: all
+        :raises StorageError: if they can't be listed
         """
         previous = None
-        active = _ids_in(self._active)
-        for job_id in heapq.merge(active, self._done_ids(before), reverse=True):
-            # One that moves between the two looks is seen twice.
-            if job_id != previous and (before is None or job_id < before):
-                yield job_id
-            previous = job_id
+        try:
+            active = _ids_in(self._active)
+            for job_id in heapq.merge(active, self._done_ids(before), reverse=True):
+                # One that moves between the two looks is seen twice.
+                if job_id != previous and (before is None or job_id < before):
+                    yield job_id
+                previous = job_id
+        except OSError as error:
+            raise StorageError(f"{error.filename}: {error.strerror}") from None
 
     def _done_ids(self, before: str | None) -> Iterator[str]:
         last = None if before is None else os.path.basename(self._hour(before))
@@ -253,63 +287,84 @@ class JobLog:
 
     # --- after a crash ---
 
-    def recover(self, now: float) -> list[Waiting]:
-        """Bring the directory into order after whatever end the last run had.
+    def recover(self) -> tuple[list[Waiting], list[Unended]]:
+        """Bring the directory into order after whatever end the last run had. Jobs
+        that were cut off end.
 
-        :param now: time to record as the end of jobs that were cut off
-        :returns: jobs that have not started, in order of submission
+        :returns: jobs that have not started, in order of submission; and jobs whose
+            end can't be stored yet
         :raises StorageError: if the directory can't be read; one bad file never
             raises, it is set aside
         """
-        waiting = []
         try:
             for name in os.listdir(self._active):
                 if name.endswith(_NEW):
                     os.unlink(os.path.join(self._active, name))
+            job_ids = _ids_in(self._active)
         except OSError as error:
             raise StorageError(f"{self._active}: {error.strerror}") from None
-        for job_id in _ids_in(self._active):
-            try:
-                found = self._recover_job(job_id, now)
-            except (StorageError, OSError) as error:
-                self._set_aside(job_id, error)
-                continue
-            if found is not None:
-                waiting.append(found)
-        waiting.sort(key=lambda job: job.record.order)
-        return waiting
+        found = [self._recover_job(job_id) for job_id in job_ids]
+        waiting = [job for job in found if isinstance(job, Waiting)]
+        waiting.sort(key=lambda job: job.order)
+        return waiting, [job for job in found if isinstance(job, Unended)]
 
-    def _recover_job(self, job_id: str, now: float) -> Waiting | None:
-        with Reader(self._active_path(job_id)) as reader:
-            record = reader.record()
-            if record.job_id != job_id:
-                raise StorageError(f"{reader.path}: holds the job {record.job_id!r}")
-            tail = _Tail(reader)
-        if tail.trailer is not None:
-            self.archive(job_id)
-            return None
-        if tail.start is None and tail.end is None:
-            return Waiting(record, tail.size)
-        self._end_cut_off(job_id, tail, now)
-        return None
-
-    def _end_cut_off(self, job_id: str, tail: _Tail, now: float) -> None:
-        end = tail.end or protocol.error_end(
-            MISSING_RESULT,
-            "the dispatcher went down while the job was running; "
-            "whether it finished is unknown",
-            protocol.RAN_YES if tail.packets else protocol.RAN_MAYBE,
-        )
-        start = tail.start.start if tail.start else None
-        writer = self.writer(job_id, tail.size)
+    def _recover_job(self, job_id: str) -> Waiting | Unended | None:
         try:
-            writer.finish(end, Trailer(now, start, end.outcome, tail.packets))
-        finally:
-            writer.close()
+            with Reader(self._active_path(job_id)) as reader:
+                record = reader.record()
+                if record.job_id != job_id:
+                    raise StorageError(f"{reader.path}: is of job {record.job_id!a}")
+                tail = Tail(reader)
+        except (StorageError, OSError) as error:
+            self._set_aside(job_id, error)
+            return None
+        if tail.cut:
+            logger.warning(
+                "file of a job was cut back to its last whole line %s",
+                fields(job=job_id, bytes=tail.cut),
+            )
+        if tail.trailer is not None:
+            return self._archive_ended(job_id, tail)
+        if not tail.has_started:
+            queue = record.call.queue
+            if queue is not None:
+                queue = queue._replace(concurrency=record.concurrency)
+            return Waiting(job_id, record.order, queue, tail.size)
+        return self._end_cut_off(job_id, tail)
+
+    def _archive_ended(self, job_id: str, tail: Tail) -> None:
+        if tail.cut:
+            # Readers take the last line for the trailer.
+            try:
+                os.truncate(self._active_path(job_id), tail.size)
+            except OSError as error:
+                logger.error(
+                    "can't cut back %s", fields(job=job_id, error=error.strerror)
+                )
+        self.archive(job_id)
+
+    def _end_cut_off(self, job_id: str, tail: Tail) -> Unended | None:
+        end = end_of_cut_off(tail)
+        start = tail.start and tail.start.start
+        try:
+            writer = self.writer(job_id, tail.size)
+            try:
+                writer.finish(
+                    end, Trailer(time.time(), start, end.outcome, tail.packets)
+                )
+            finally:
+                writer.close()
+        except StorageError as error:
+            logger.error(
+                "end of a job that was cut off can't be stored for now %s",
+                fields(job=job_id, error=str(error)),
+            )
+            return Unended(job_id, start, tail.packets, tail.size, end)
         self.archive(job_id)
         logger.warning(
             "ended a job that was cut off %s", fields(job=job_id, outcome=end.outcome)
         )
+        return None
 
     def _set_aside(self, job_id: str, error: Exception) -> None:
         logger.error(
@@ -325,74 +380,11 @@ class JobLog:
             )
 
 
-class _Tail:
-    """What the end of a file says: how far it is whole and what stands there last.
-
-    :ivar size: bytes up to the end of the last whole, valid line; an end message that
-        has no trailer is not counted
-    :ivar end: that end message: it was received, but nobody has seen it yet
-    """
-
-    def __init__(self, reader: Reader) -> None:
-        self.trailer: Trailer | None = None
-        self.start: Start | None = None
-        self.end: protocol.End | None = None
-        self.packets = 0
-        offset = reader.stream_offset()
-        start_line = reader.start_line()
-        if start_line is not None:
-            self.start = _decode_start(start_line)
-            if self.start is None:
-                offset -= len(start_line)
-        self.size = offset
-        self._look_back(reader, offset, reader.file_size())
-
-    def _look_back(self, reader: Reader, stream: int, size: int) -> None:
-        if size > stream and reader.read(size - 1, size) != b"\n":
-            size = reader.line_before(size + 1)
-        while size > stream:
-            begin = max(stream, reader.line_before(size))
-            line = reader.read(begin, size - 1)
-            if self._is_last(line, begin, size):
-                return
-            size = begin
-
-    def _is_last(self, line: bytes, begin: int, size: int) -> bool:
-        try:
-            message = wire.decode(line)
-            if line.startswith(protocol.PACKET_PREFIX):
-                self.packets = packet_number(line) + 1
-                self.size = size
-                return True
-        except (Refusal, StorageError):
-            return False
-        self.trailer = decode_trailer(line)
-        if self.trailer is not None:
-            self.size = size
-            return True
-        if self.end is None:
-            # Packets, if any, are before it: look on.
-            self.end = protocol.parse_end(message)
-        return False
-
-
-def _decode_start(line: bytes) -> Start | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        message = wire.decode(line)
-        return Start(
-            float(message["start"]), str(message["address"]), int(message["port"])
-        )
-    except (Refusal, KeyError, TypeError, ValueError):
-        return None
-
-
 def _ids_in(path: str) -> list[str]:
-    """The job ids in a directory, newest first; none if it isn't there."""
+    """The job ids in a directory, newest first; none if it is no directory."""
     try:
         names = os.listdir(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     ids = (name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))
     return sorted(filter(jobid.is_valid, ids), reverse=True)

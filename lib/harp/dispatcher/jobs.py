@@ -34,167 +34,30 @@ from ..errors import (
     Refusal,
 )
 from ..log import fields
-from .disk import StorageError
+from ..service import reason
+from .disk import FileGone, StorageError
+from .job import STOP_CANCELLED, STOP_SHUTDOWN, Job
 from .jobfile import Reader, Record, Trailer, Writer
-from .joblog import JobLog
+from .joblog import JobLog, Unended
 from .queues import Queue, Queues
 from .workers import Workers
 
 logger = logging.getLogger(__name__)
 
-# Why a running job is to end before its time.
-STOP_CANCELLED = "cancelled"
-STOP_SHUTDOWN = "shutdown"
-
 _REPEAT_SECONDS = 86400
 """How far the time inside a client's job id may be from ours, either way; no id
 younger than that is ever pruned, so that repeating a call finds it."""
 
-
-_NOBODY: frozenset[wire.Waker] = frozenset()
-
-
-class Job:
-    """A job that hasn't ended, or only just. A queued one holds next to nothing: what
-    it calls is read from its file when it starts.
-
-    :ivar queue: set by the queues
-    :ivar waker: ends a wait of the job's thread; None while it waits in its queue
-    """
-
-    __slots__ = (
-        "id",
-        "order",
-        "queue",
-        "waker",
-        "_lock",
-        "_state",
-        "_start",
-        "_size",
-        "_packets",
-        "_outcome",
-        "_stop",
-        "_unstored",
-        "_watchers",
-        "_end_watchers",
-    )
-
-    def __init__(self, job_id: str, order: int, size: int) -> None:
-        self.id = job_id
-        self.order = order
-        self.queue: Queue | None = None
-        self.waker: wire.Waker | None = None
-        # Guards what follows.
-        self._lock = threading.Lock()
-        self._state = protocol.QUEUED
-        self._start: float | None = None
-        self._size = size
-        self._packets = 0
-        self._outcome: str | None = None
-        self._stop: str | None = None
-        self._unstored = False
-        # Woken once: at the next packets or the end; at the end.
-        self._watchers: frozenset[wire.Waker] = _NOBODY
-        self._end_watchers: frozenset[wire.Waker] = _NOBODY
-
-    # --- called by the job's thread ---
-
-    def begin(self, start: float, waker: wire.Waker) -> None:
-        with self._lock:
-            self._state = protocol.RUNNING
-            self._start = start
-            self.waker = waker
-
-    def publish(self, size: int, packets: int) -> None:
-        """Show what is stored by now.
-
-        :param size: bytes of the file's whole lines
-        """
-        with self._lock:
-            self._size = size
-            self._packets = packets
-            watchers, self._watchers = self._watchers, _NOBODY
-        for waker in watchers:
-            waker.wake()
-
-    def finish(self, size: int, outcome: str) -> None:
-        """Show the end, which is stored."""
-        with self._lock:
-            self._state = protocol.DONE
-            self._size = size
-            self._outcome = outcome
-        self._wake_all()
-
-    def report_unstored(self) -> None:
-        """Show that the end is known but can't be stored for now."""
-        with self._lock:
-            self._unstored = True
-        self._wake_all()
-
-    def _wake_all(self) -> None:
-        with self._lock:
-            watchers = self._watchers | self._end_watchers
-            self._watchers = self._end_watchers = _NOBODY
-        for waker in watchers:
-            waker.wake()
-
-    @property
-    def stop(self) -> str | None:
-        """Why it is to end before its time; None if it isn't."""
-        return self._stop
-
-    # --- called by others ---
-
-    def request_stop(self, reason: str) -> None:
-        """Ask the job's thread to end it. The first reason counts."""
-        with self._lock:
-            self._stop = self._stop or reason
-            waker = self.waker
-        if waker is not None:
-            waker.wake()
-
-    def progress(self) -> tuple[int, int, bool]:
-        """Return the bytes of its file's whole lines, the number of packets in them,
-        and whether it has ended."""
-        with self._lock:
-            return self._size, self._packets, self._state == protocol.DONE
-
-    def status(self) -> tuple[str, float | None, str | None, int]:
-        """Return state, start, outcome, and number of packets."""
-        with self._lock:
-            return self._state, self._start, self._outcome, self._packets
-
-    @property
-    def unstored(self) -> bool:
-        return self._unstored
-
-    def watch(self, size: int | None, waker: wire.Waker) -> bool:
-        """Have a waker set, once, when there is news.
-
-        :param size: bytes of the file that the caller knows; None: only the end is
-            news
-        :returns: False if there is news already, and the waker won't be set
-        """
-        with self._lock:
-            if self._state == protocol.DONE or size not in (None, self._size):
-                return False
-            if size is None:
-                self._end_watchers = self._end_watchers | {waker}
-            else:
-                self._watchers = self._watchers | {waker}
-            return True
-
-    def unwatch(self, waker: wire.Waker) -> None:
-        with self._lock:
-            self._watchers = self._watchers - {waker}
-            self._end_watchers = self._end_watchers - {waker}
+_RETRY_SECONDS = 1.0
+"""Between two attempts to store an end for which there was no room."""
 
 
 class Jobs:
     """All jobs. Called from any thread.
 
-    :param call: called in a worker's thread with a job, its record, and the writer of
-        its file; returns the end, or None if the job goes back to its queue
+    :param call: called in a worker's thread with a job, its record, the writer of its
+        file and the waker that is set when the job is asked to stop; returns the end,
+        or None if the job goes back to its queue
     """
 
     def __init__(
@@ -205,14 +68,15 @@ class Jobs:
         self._queues = queues
         self._call = call
         self._workers = Workers(queues, self._run, config.max_running)
-        # Guards the rest. Notified when a submission is stored or has failed, when a
-        # job leaves _active, and at the stop.
+        # Guards the rest. Notified when a submission is stored or has failed, and at
+        # the stop.
         self._changed = threading.Condition()
         self._active: dict[str, Job] = {}
         self._submitting: set[str] = set()
         self._order = 0
         self._accepting = False
         self._closing = False
+        self._late: list[threading.Thread] = []  # main thread only
 
     # --- start and stop ---
 
@@ -221,17 +85,36 @@ class Jobs:
 
         :raises StorageError: if the log can't be read
         """
-        waiting = self._log.recover(time.time())
+        waiting, unended = self._log.recover()
         with self._changed:
             self._accepting = True
             if waiting:
-                self._order = waiting[-1].record.order
-        for record, size in waiting:
-            job = Job(record.job_id, record.order, size)
+                self._order = waiting[-1].order
+        for found in unended:
+            self._end_late(found)
+        for job_id, order, queue, size in waiting:
+            job = Job(job_id, order, size)
             with self._changed:
                 self._active[job.id] = job
-            self._put(job, record.call.queue)
+            self._queues.put(job, self._enter(queue))
+            self._workers.grow()
         return len(waiting)
+
+    def _end_late(self, found: Unended) -> None:
+        """Show a job that was cut off as running until there is room for its end."""
+        job = Job(found.job_id, 0, found.size)
+        job.begin(found.start)
+        job.publish(found.size, found.packets)
+        with self._changed:
+            self._active[job.id] = job
+        thread = threading.Thread(
+            target=self._with_writer,
+            args=(job, lambda writer: self._end(job, writer, found.end)),
+            name=f"end-{job.id[:8]}",
+            daemon=True,
+        )
+        thread.start()
+        self._late.append(thread)
 
     def stop(self, deadline: float) -> list[str]:
         """Accept no more submissions, give out no more jobs, and cut off the running
@@ -249,7 +132,10 @@ class Jobs:
             jobs = list(self._active.values())
         for job in jobs:
             job.request_stop(STOP_SHUTDOWN)
-        return self._workers.join(deadline)
+        for thread in self._late:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        late = [thread.name for thread in self._late if thread.is_alive()]
+        return self._workers.join(deadline) + late
 
     # --- what clients ask ---
 
@@ -262,18 +148,21 @@ class Jobs:
         """
         self._check_size(call)
         job_id = jobid.make() if call.job_id is None else _client_job_id(call.job_id)
-        if call.job_id is not None and not self._reserve(job_id):
-            self._check_repeated(call, job_id, submitted_by)
-            return job_id
-        try:
-            self._create(call, job_id, submitted_by)
-        finally:
-            self._unreserve(job_id)
+        if self._reserve(job_id):
+            try:
+                if call.job_id is None or not self._is_stored(job_id):
+                    self._create(call, job_id, submitted_by)
+                    return job_id
+            finally:
+                self._unreserve(job_id)
+        self._check_repeated(call, job_id, submitted_by)
         return job_id
 
     def active(self, job_id: str) -> Job | None:
-        """Return a job that hasn't ended, None if there is none of this id."""
+        """Return a job that hasn't ended, None if there is none of this id. One that
+        is being stored isn't acknowledged yet, but about to be: that is waited for."""
         with self._changed:
+            self._changed.wait_for(lambda: job_id not in self._submitting)
             return self._active.get(job_id)
 
     def open(self, job_id: object) -> tuple[Job | None, Reader]:
@@ -284,17 +173,17 @@ class Jobs:
         """
         if not jobid.is_valid(job_id):
             raise Refusal(INVALID_JOBID, "this is not a job id")
-        with self._changed:
-            # An id that is being stored isn't acknowledged yet, but about to be.
-            self._changed.wait_for(lambda: job_id not in self._submitting)
-            job = self._active.get(job_id)
-        try:
-            reader = self._log.open_job(job_id)
-        except StorageError as error:
-            raise Refusal(STORAGE_ERROR, str(error)) from None
+        job = self.active(job_id)
+        reader = self._open_file(job_id)
         if reader is None:
             raise Refusal(INVALID_JOBID, f"there is no job {job_id}")
         return job, reader
+
+    def _open_file(self, job_id: str) -> Reader | None:
+        try:
+            return self._log.open_job(job_id)
+        except StorageError as error:
+            raise Refusal(STORAGE_ERROR, str(error)) from None
 
     def ids(self, before: str | None = None) -> Iterator[str]:
         """Yield the ids of all jobs there are, newest first.
@@ -320,43 +209,62 @@ class Jobs:
             self._end_queued(job)
         except StorageError as error:
             self._queues.put_back(job)
+            self._workers.grow()
+            # Whoever cancels it as well waits for its end, which doesn't come now.
+            job.report_unstored(True)
             raise Refusal(STORAGE_ERROR, str(error)) from None
         return True
 
-    # --- in the workers' threads ---
+    # --- in the jobs' threads ---
 
     def _run(self, job: Job) -> None:
-        waker = wire.Waker()
-        job.begin(time.time(), waker)
+        job.begin(time.time())
         try:
-            self._run_to_end(job)
+            self._with_writer(job, lambda writer: self._run_to_end(job, writer))
         finally:
-            waker.close()
             self._queues.release(job)
 
-    def _run_to_end(self, job: Job) -> None:
+    def _with_writer(self, job: Job, use: Callable[[Writer], None]) -> None:
+        """Open the job's file to write; wait until that works."""
         size, _, _ = job.progress()
+        while True:
+            try:
+                writer = self._log.writer(job.id, size)
+                break
+            except FileGone as error:
+                logger.error(
+                    "file of a job is gone %s", fields(job=job.id, error=str(error))
+                )
+                job.finish(size, protocol.ERROR)
+                self._forget(job)
+                return
+            except StorageError as error:
+                self._report_unstored(job, error)
+            if not self._pause():
+                return
+        if job.unstored:
+            job.report_unstored(False)
         try:
-            writer = self._log.writer(job.id, size)
-        except StorageError as error:
-            end = protocol.error_end(STORAGE_ERROR, str(error), protocol.RAN_NO)
-            self._leave(job, size, end)
-            return
-        try:
-            end = self._decide_end(job, writer)
-            if end is not None and self._store_end(job, writer, end):
-                self._leave(job, writer.size, end)
+            use(writer)
         finally:
             writer.close()
 
+    def _run_to_end(self, job: Job, writer: Writer) -> None:
+        end = self._decide_end(job, writer)
+        if end is not None:
+            self._end(job, writer, end)
+
     def _decide_end(self, job: Job, writer: Writer) -> protocol.End | None:
         try:
-            with self._log.open_job(job.id) as reader:
-                record = reader.record()
+            record = self._log.record(job.id)
+            waker = wire.Waker()
         except StorageError as error:
             return protocol.error_end(STORAGE_ERROR, str(error), protocol.RAN_NO)
+        except OSError as error:
+            return protocol.error_end(OS_ERROR, reason(error), protocol.RAN_NO)
+        job.wake_by(waker)
         try:
-            return self._call(job, record, writer)
+            return self._call(job, record, writer, waker)
         except Exception:
             logger.exception("fault in the dispatcher %s", fields(job=job.id))
             return protocol.error_end(
@@ -364,25 +272,37 @@ class Jobs:
                 "fault in the dispatcher, its log has the details",
                 protocol.RAN_MAYBE,
             )
+        finally:
+            waker.close()
 
-    def _store_end(self, job: Job, writer: Writer, end: protocol.End) -> bool:
-        """Store the end; as long as there is no room for it, keep it and try again.
-        False if the dispatcher stops before there was."""
-        _, start, _, packets = job.status()
+    def _end(self, job: Job, writer: Writer, end: protocol.End) -> None:
+        """Store the end and show it; as long as there is no room for it, keep it."""
         while True:
             try:
-                writer.finish(end, Trailer(time.time(), start, end.outcome, packets))
-                return True
+                self._store_end(job, writer, end)
+                return
             except StorageError as error:
-                if not job.unstored:
-                    logger.error(
-                        "end of a job can't be stored, it is kept %s",
-                        fields(job=job.id, error=str(error)),
-                    )
-                    job.report_unstored()
-            with self._changed:
-                if self._changed.wait_for(lambda: self._closing, _RETRY_SECONDS):
-                    return False
+                self._report_unstored(job, error)
+            if not self._pause():
+                logger.error(
+                    "end of a job is lost, there was no room for it %s",
+                    fields(job=job.id, outcome=end.outcome),
+                )
+                return
+
+    def _report_unstored(self, job: Job, error: StorageError) -> None:
+        if not job.unstored:
+            logger.error(
+                "end of a job can't be stored for now %s",
+                fields(job=job.id, error=str(error)),
+            )
+            job.report_unstored(True)
+
+    def _pause(self) -> bool:
+        """Wait before the next attempt to store something; False: no more attempts,
+        the dispatcher stops."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._closing, _RETRY_SECONDS)
 
     # --- inside ---
 
@@ -390,31 +310,27 @@ class Jobs:
         most = self._config.max_arguments
         for name, value in (("arguments", call.arguments), ("info", call.info)):
             wire.check_depth(value, wire.MAX_DEPTH)
-            size = len(wire.encode(value)) - 1
-            if size > most:
-                raise Refusal(
-                    INVALID_REQUEST,
-                    f"{name} of {size} bytes; the limit is {most} (limits.arguments)",
-                )
+            _check_bytes(name, value, most, " (limits.arguments)")
+        if call.queue is not None:
+            wire.check_depth(call.queue.name, wire.MAX_DEPTH)
+        rest = protocol.build_call(call._replace(arguments=[], info=None))
+        _check_bytes("all but arguments and info", rest, _MAX_REST)
 
     def _reserve(self, job_id: str) -> bool:
-        """Take an id for a submission. False if it is taken for good; whoever is about
-        to take it is waited for."""
+        """Take an id for a submission; whoever is about to take it is waited for.
+        False if there is a job of that id that hasn't ended."""
         with self._changed:
             self._changed.wait_for(lambda: job_id not in self._submitting)
             if job_id in self._active:
                 return False
             self._submitting.add(job_id)
-        try:
-            reader = self._log.open_job(job_id)
-        except StorageError as error:
-            self._unreserve(job_id)
-            raise Refusal(STORAGE_ERROR, str(error)) from None
-        if reader is None:
             return True
-        reader.close()
-        self._unreserve(job_id)
-        return False
+
+    def _is_stored(self, job_id: str) -> bool:
+        reader = self._open_file(job_id)
+        if reader is not None:
+            reader.close()
+        return reader is not None
 
     def _unreserve(self, job_id: str) -> None:
         with self._changed:
@@ -424,12 +340,10 @@ class Jobs:
     def _check_repeated(
         self, call: protocol.Call, job_id: str, submitted_by: str | None
     ) -> None:
-        _, reader = self.open(job_id)
-        with reader:
-            try:
-                record = reader.record()
-            except StorageError as error:
-                raise Refusal(STORAGE_ERROR, str(error)) from None
+        try:
+            record = self._log.record(job_id)
+        except StorageError as error:
+            raise Refusal(STORAGE_ERROR, str(error)) from None
         before = _identity(record.call, record.submitted_by)
         if before != _identity(call, submitted_by):
             raise Refusal(INVALID_REQUEST, f"job_id {job_id} is that of another call")
@@ -437,25 +351,19 @@ class Jobs:
     def _create(
         self, call: protocol.Call, job_id: str, submitted_by: str | None
     ) -> None:
-        config = self._config
         with self._changed:
             if not self._accepting:
                 raise Refusal(SHUTDOWN, "the dispatcher is stopping")
             self._order += 1
             order = self._order
-        longest = config.default_max_exec_time or config.max_exec_time
-        record = Record(
-            job_id=job_id,
-            order=order,
-            submit=time.time(),
-            timeout=call.timeout or config.default_timeout,
-            max_exec_time=min(call.max_exec_time or longest, config.max_exec_time),
-            submitted_by=submitted_by,
-            call=call,
-        )
+        queue = self._enter(call.queue)
+        record = self._record(call, job_id, order, queue.concurrency, submitted_by)
         try:
             size = self._log.create(record)
-        except StorageError as error:
+        except BaseException as error:
+            self._queues.leave(queue)
+            if not isinstance(error, StorageError):
+                raise
             logger.error("call refused %s", fields(error=str(error)))
             raise Refusal(STORAGE_ERROR, str(error)) from None
         job = Job(job_id, order, size)
@@ -467,30 +375,51 @@ class Jobs:
                 job=job_id, host=call.host, procedure=call.procedure, by=submitted_by
             ),
         )
-        self._put(job, call.queue)
-
-    def _put(self, job: Job, queue: protocol.Queue | None) -> None:
-        if queue is None:
-            self._queues.put(job, None, 0)
-        else:
-            self._queues.put(job, protocol.canonical(queue.name), queue.concurrency)
+        self._queues.put(job, queue)
         self._workers.grow()
 
+    def _record(
+        self,
+        call: protocol.Call,
+        job_id: str,
+        order: int,
+        concurrency: int | None,
+        submitted_by: str | None,
+    ) -> Record:
+        config = self._config
+        longest = config.default_max_exec_time or config.max_exec_time
+        return Record(
+            job_id=job_id,
+            order=order,
+            submit=time.time(),
+            timeout=call.timeout or config.default_timeout,
+            max_exec_time=min(call.max_exec_time or longest, config.max_exec_time),
+            concurrency=concurrency,
+            submitted_by=submitted_by,
+            call=call,
+        )
+
+    def _enter(self, queue: protocol.Queue | None) -> Queue:
+        if queue is None:
+            return self._queues.enter(None, None)
+        return self._queues.enter(protocol.canonical(queue.name), queue.concurrency)
+
     def _end_queued(self, job: Job) -> None:
-        end = protocol.End(protocol.CANCELLED, True)
+        """Raises StorageError if the end can't be stored."""
         size, _, _ = job.progress()
         writer = self._log.writer(job.id, size)
         try:
-            writer.finish(end, Trailer(time.time(), None, end.outcome, 0))
+            self._store_end(job, writer, protocol.End(protocol.CANCELLED, True))
         finally:
             writer.close()
-        self._leave(job, writer.size, end)
 
-    def _leave(self, job: Job, size: int, end: protocol.End) -> None:
-        job.finish(size, end.outcome)
+    def _store_end(self, job: Job, writer: Writer, end: protocol.End) -> None:
+        """Raises StorageError if it can't be stored."""
+        _, start, _, packets = job.status()
+        writer.finish(end, Trailer(time.time(), start, end.outcome, packets))
+        job.finish(writer.size, end.outcome)
         self._log.archive(job.id)
-        with self._changed:
-            self._active.pop(job.id, None)
+        self._forget(job)
         error = end.value if end.outcome == protocol.ERROR else {}
         logger.info(
             "ended %s",
@@ -504,8 +433,21 @@ class Jobs:
         )
 
 
-_RETRY_SECONDS = 1.0
-"""Between two attempts to store an end for which there was no room."""
+    def _forget(self, job: Job) -> None:
+        with self._changed:
+            self._active.pop(job.id, None)
+
+
+# Half of what the daemon allows around the arguments; the rest is for what we add.
+_MAX_REST = wire.WRAPPING_BYTES // 2
+
+
+def _check_bytes(name: str, value: object, most: int, key: str = "") -> None:
+    size = len(wire.encode(value)) - 1
+    if size > most:
+        raise Refusal(
+            INVALID_REQUEST, f"{name} of {size} bytes; the limit is {most}{key}"
+        )
 
 
 def _client_job_id(value: object) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from .. import jobid, protocol, wire
-from ..errors import Refusal
+from ..errors import INVALID_REQUEST, Refusal
 from .disk import StorageError
 from .jobs import Jobs
 from .reading import Reading
@@ -16,34 +16,39 @@ _BYTES = 4 * 1024 * 1024
 _DEFAULT_LIMIT = 100
 
 
-def list_jobs(jobs: Jobs, filters: dict) -> dict:
+def list_jobs(jobs: Jobs, request: protocol.ListJobs) -> dict:
     """Return the reply to ``list_jobs``.
 
-    :param filters: as the protocol checked them
+    :raises Refusal: ``invalid_request`` if it is to go on from what is no job id
+    :raises StorageError: if the jobs can't be listed
     """
     deadline = time.monotonic() + _SECONDS
-    limit = filters.get("limit", _DEFAULT_LIMIT)
-    matches = _matcher(filters)
+    limit = request.limit or _DEFAULT_LIMIT
     found: list[dict] = []
     size = 0
     last = None
-    for job_id in _candidates(jobs, filters):
-        if len(found) >= limit or size >= _BYTES or time.monotonic() >= deadline:
+    for job_id in _candidates(jobs, request):
+        # At least one is looked at, or the next request would look no further.
+        if last is not None and (
+            len(found) >= limit or size >= _BYTES or time.monotonic() >= deadline
+        ):
             return protocol.build_job_list(found, last)
         last = job_id
         status = _status(jobs, job_id)
-        if status is not None and matches(status):
+        if status is not None and request.matches(status):
             found.append(protocol.cut_arguments(status))
             size += len(wire.encode(found[-1]))
     return protocol.build_job_list(found, None)
 
 
-def _candidates(jobs: Jobs, filters: dict) -> Iterator[str]:
-    before = filters.get("before")
-    if "ids" in filters:
-        ids = sorted(set(filter(jobid.is_valid, filters["ids"])), reverse=True)
-        return (job_id for job_id in ids if before is None or job_id < before)
-    return jobs.ids(before if jobid.is_valid(before) else None)
+def _candidates(jobs: Jobs, request: protocol.ListJobs) -> Iterator[str]:
+    before = request.before
+    if before is not None and not jobid.is_valid(before):
+        raise Refusal(INVALID_REQUEST, '"list_jobs.before" is not a job id')
+    if request.ids is None:
+        return jobs.ids(before)
+    ids = sorted(set(filter(jobid.is_valid, request.ids)), reverse=True)
+    return (job_id for job_id in ids if before is None or job_id < before)
 
 
 def _status(jobs: Jobs, job_id: str) -> dict | None:
@@ -54,25 +59,3 @@ def _status(jobs: Jobs, job_id: str) -> dict | None:
             return Reading(job, reader).status()
     except (Refusal, StorageError):
         return None
-
-
-def _matcher(filters: dict):
-    queue = filters.get("queue")
-    wanted = {
-        key: filters[key]
-        for key in ("host", "procedure", "state", "outcome", "group", "submitted_by")
-        if key in filters
-    }
-    earliest = filters.get("from", float("-inf"))
-    latest = filters.get("to", float("inf"))
-    queue_name = None if queue is None else protocol.canonical(queue)
-
-    def matches(status: dict) -> bool:
-        summary = protocol.summary_of(status)
-        return (
-            all(summary[key] == value for key, value in wanted.items())
-            and earliest <= summary["submit"] <= latest
-            and queue_name in (None, summary["queue"])
-        )
-
-    return matches

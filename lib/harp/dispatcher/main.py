@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from .. import __version__, log, service
+from .. import __version__, log, service, wire
 from ..address import Address
 from ..config import DispatcherConfig
 from ..log import fields
@@ -26,7 +26,7 @@ from .trust import Trust
 
 logger = logging.getLogger(__name__)
 
-_STOP_SECONDS = 5.0  # for threads to end, beyond the grace of the calls they run
+_STOP_SECONDS = 5.0  # for threads to end, beyond what they may wait for their peer
 _CLIENT_MODE = 0o660
 _ADMIN_MODE = 0o600
 _ADMIN_CONNECTIONS = 100
@@ -116,7 +116,7 @@ class Dispatcher:
         deadline = time.monotonic() + self._settings.cancel_grace + _STOP_SECONDS
         stuck = self._jobs.stop(deadline)
         self._requests.stop()
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + wire.DISCARD_SECONDS + _STOP_SECONDS
         for server in self._servers:
             stuck += server.join(deadline)
         self._hosts.stop()

@@ -1,9 +1,13 @@
 """Which job runs next.
 
 A queue comes to be with its first job and is gone with its last. Within a queue the
-oldest job is first; at most ``concurrency`` of them are out at a time. Queues that have
-a job to give take turns. Jobs without a queue count as one queue without a limit.
-Nothing here knows what a job does: it has an ``id``, an ``order`` and a ``queue``.
+job of the lowest order is first; at most ``concurrency`` of them are out at a time.
+Queues that have a job to give take turns. Jobs without a queue count as one queue
+without a limit. Nothing here knows what a job does: it has an ``id``, an ``order`` and
+a ``queue``.
+
+A job enters its queue before it is stored and waits in it afterwards: the concurrency
+that is stored with it is the queue's, and the queue lives on meanwhile.
 """
 
 from __future__ import annotations
@@ -24,14 +28,19 @@ class Queue:
     """A queue and its jobs. Guarded by the lock of :class:`Queues`.
 
     :ivar key: canonical text of its name; None for the jobs without a queue
+    :ivar concurrency: None: no limit
+    :ivar entering: jobs that will wait here once they are stored
     :ivar running: jobs that are out
+    :ivar waiting: by id, in their order
+    :ivar takable: how many of them could be taken at once
     """
 
-    __slots__ = ("key", "concurrency", "running", "waiting", "takable")
+    __slots__ = ("key", "concurrency", "entering", "running", "waiting", "takable")
 
-    def __init__(self, key: str | None, concurrency: float) -> None:
+    def __init__(self, key: str | None, concurrency: int | None) -> None:
         self.key = key
         self.concurrency = concurrency
+        self.entering = 0
         self.running = 0
         self.waiting: OrderedDict[str, QueuedJob] = OrderedDict()
         self.takable = 0
@@ -63,19 +72,31 @@ class Queues:
         self._takers = 0  # threads that wait in take()
         self._closed = False
 
-    def put(self, job: QueuedJob, key: str | None, concurrency: int) -> None:
-        """Add a new job behind the others of its queue, and set its ``queue``.
+    def enter(self, key: str | None, concurrency: int | None) -> Queue:
+        """Return the queue of a name; :meth:`put` or :meth:`leave` must follow.
 
         :param key: canonical text of the queue's name; None: no queue
-        :param concurrency: of the queue, if this job makes it
+        :param concurrency: of the queue, if it comes to be now; None: no limit
         """
         with self._changed:
             queue = self._queues.get(key)
             if queue is None:
-                limit = float("inf") if key is None else concurrency
-                queue = self._queues[key] = Queue(key, limit)
+                queue = self._queues[key] = Queue(key, concurrency)
+            queue.entering += 1
+            return queue
+
+    def leave(self, queue: Queue) -> None:
+        """Say that nothing comes of what entered."""
+        with self._changed:
+            queue.entering -= 1
+            self._update(queue)
+
+    def put(self, job: QueuedJob, queue: Queue) -> None:
+        """Let a job that entered wait, and set its ``queue``."""
+        with self._changed:
+            queue.entering -= 1
             job.queue = queue
-            queue.waiting[job.id] = job
+            _insert(queue.waiting, job)
             self._update(queue)
 
     def take(self, idle: float) -> QueuedJob | None:
@@ -101,9 +122,10 @@ class Queues:
             queue = self._turns.popleft()
             _, job = queue.waiting.popitem(last=False)
             queue.running += 1
-            self._takable -= queue.takable
-            queue.takable = 0
-            self._update(queue)
+            queue.takable -= 1
+            self._takable -= 1
+            if queue.takable:
+                self._turns.append(queue)
             return job
 
     def release(self, job: QueuedJob) -> None:
@@ -126,17 +148,19 @@ class Queues:
     def put_back(self, job: QueuedJob) -> None:
         """Put a job that was removed to its old place."""
         with self._changed:
-            queue = self._queues.setdefault(job.queue.key, job.queue)
-            job.queue = queue
-            jobs = sorted((*queue.waiting.values(), job), key=lambda job: job.order)
-            queue.waiting = OrderedDict((job.id, job) for job in jobs)
-            self._update(queue)
+            job.queue = self._queues.setdefault(job.queue.key, job.queue)
+            _insert(job.queue.waiting, job)
+            self._update(job.queue)
 
     def close(self) -> None:
         """Give out no more jobs. Those that wait stay."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def unattended(self) -> int:
         """Return how many jobs could be taken at once, beyond the threads that wait
@@ -150,13 +174,13 @@ class Queues:
             return [
                 QueueState(
                     queue.key,
-                    int(queue.concurrency),
+                    queue.concurrency,
                     queue.running,
                     len(queue.waiting),
                     next(iter(queue.waiting), None),
                 )
                 for queue in self._queues.values()
-                if queue.key is not None
+                if queue.key is not None and (queue.waiting or queue.running)
             ]
 
     def counts(self) -> tuple[int, int]:
@@ -170,7 +194,9 @@ class Queues:
 
     def _update(self, queue: Queue) -> None:
         """Bring into agreement what follows from the queue's jobs."""
-        takable = int(min(len(queue.waiting), queue.concurrency - queue.running))
+        takable = len(queue.waiting)
+        if queue.concurrency is not None:
+            takable = min(takable, queue.concurrency - queue.running)
         if takable and not queue.takable:
             self._turns.append(queue)
         elif queue.takable and not takable:
@@ -180,5 +206,15 @@ class Queues:
         queue.takable = takable
         if more > 0:
             self._changed.notify(more)
-        if not queue.waiting and not queue.running:
-            self._queues.pop(queue.key, None)
+        if not (queue.waiting or queue.running or queue.entering):
+            del self._queues[queue.key]
+
+
+def _insert(waiting: OrderedDict[str, QueuedJob], job: QueuedJob) -> None:
+    """Put a job to its place, which is at the end or near it: those that are stored
+    at the same time can come in another order."""
+    later = []
+    while waiting and next(reversed(waiting.values())).order > job.order:
+        later.append(waiting.popitem())
+    waiting[job.id] = job
+    waiting.update(reversed(later))

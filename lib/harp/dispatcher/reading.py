@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from .. import protocol
 from .disk import StorageError
+from .job import Job
 from .jobfile import Reader, Trailer
-from .jobs import Job
 
 
 class Extent(NamedTuple):

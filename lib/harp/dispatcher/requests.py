@@ -11,19 +11,22 @@ import time
 
 from .. import protocol, wire
 from ..config import DispatcherConfig
-from ..errors import INVALID_REQUEST, SHUTDOWN, STORAGE_ERROR, Refusal
+from ..errors import INVALID_REQUEST, OVERLOADED, SHUTDOWN, STORAGE_ERROR, Refusal
 from ..log import fields
+from ..service import reason
 from .admin import Admin
 from .disk import StorageError
 from .hosts import Hosts
-from .jobs import Job, Jobs
+from .job import Job
+from .jobs import Jobs
 from .listing import list_jobs
 from .queues import Queues
 from .reading import Extent, Reading
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 256 * 1024
+_CHUNK = 256 * 1024  # bytes read from a file at a time
+_PIECE = 16 * 1024  # bytes that a client must take in one send_timeout
 _PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
 
@@ -67,7 +70,13 @@ class Requests:
         self._stop.close()
 
     def _serve(self, sock: socket.socket, is_admin: bool) -> None:
-        waker = wire.Waker()
+        try:
+            waker = wire.Waker()
+        except OSError as error:
+            # Out of descriptors: there was one left for this socket, and no more.
+            message = protocol.build_refusal(OVERLOADED, reason(error))
+            sock.sendall(wire.encode(message))
+            return
         connection = wire.Connection(sock, self._max_line, (self._stop, waker))
         client = _Client(self, connection, waker, _peer_user(sock), is_admin)
         try:
@@ -100,14 +109,14 @@ class _Client:
         self._within_line = False  # what was sent last ends in the middle of a line
 
     def serve(self) -> None:
-        patience = self._config.request_timeout
-        while True:
+        line = self._next_request(self._config.request_timeout)
+        while line is not None:
             try:
-                line = self._connection.readline(time.monotonic() + patience)
                 message = wire.decode(line)
-                self._answer(protocol.parse_request(message, self._is_admin))
+                request = protocol.parse_request(message, self._is_admin)
+                _OPERATIONS[type(request)](self, request)
             except Refusal as refusal:
-                self._refuse(refusal.type, refusal.message)
+                self._refuse(refusal)
                 if refusal.closes:
                     self._connection.close_after_reading()
                     return
@@ -115,18 +124,26 @@ class _Client:
                 logger.error("job can't be read %s", fields(error=str(error)))
                 if self._within_line:
                     return
-                self._refuse(STORAGE_ERROR, str(error))
-            except wire.DeadlineExceeded:
-                self._refuse(INVALID_REQUEST, f"no whole request in {patience} s")
-                return
-            except wire.EndOfStream as end:
-                if end.partial:
-                    self._refuse(INVALID_REQUEST, "incomplete request: no newline")
-                return
-            patience = self._config.idle_timeout
+                self._refuse(Refusal(STORAGE_ERROR, str(error)))
+            line = self._next_request(self._config.idle_timeout, is_first=False)
 
-    def _answer(self, request) -> None:
-        _OPERATIONS[type(request)](self, request)
+    def _next_request(self, patience: float, is_first: bool = True) -> bytes | None:
+        """The next line; None if no more is to come, and the client has been told."""
+        try:
+            return self._connection.readline(time.monotonic() + patience)
+        except Refusal as refusal:
+            fault = refusal
+        except wire.DeadlineExceeded:
+            if not is_first and not self._connection.has_partial_line:
+                return None  # a word now could be taken for the next reply
+            fault = Refusal(INVALID_REQUEST, f"no whole request in {patience} s")
+        except wire.EndOfStream as end:
+            if not end.partial:
+                return None
+            fault = Refusal(INVALID_REQUEST, "incomplete request: no newline")
+        self._refuse(fault)
+        self._connection.close_after_reading()
+        return None
 
     # --- operations ---
 
@@ -139,7 +156,7 @@ class _Client:
         if isinstance(job, bool):
             self._reply(protocol.build_cancelled(job))
             return
-        while not job.progress()[2]:
+        while not job.has_ended:
             if job.unstored:
                 raise Refusal(STORAGE_ERROR, "the job's end can't be stored for now")
             self._wait_for_news(job, None)
@@ -201,7 +218,7 @@ class _Client:
                 self._send_range(reading, extent.until, extent.trailer_offset)
 
     def _list_jobs(self, request: protocol.ListJobs) -> None:
-        self._reply(list_jobs(self._jobs, request.filters))
+        self._reply(list_jobs(self._jobs, request))
 
     def _list_queues(self, request: protocol.ListQueues) -> None:
         queues = [
@@ -228,8 +245,8 @@ class _Client:
     def _reply(self, message: dict) -> None:
         self._send(wire.encode(message))
 
-    def _refuse(self, type: str, message: str) -> None:
-        self._reply(protocol.build_refusal(type, message))
+    def _refuse(self, refusal: Refusal) -> None:
+        self._reply(protocol.build_refusal(refusal.type, refusal.message))
 
     def _send_range(self, reading: Reading, begin: int, end: int) -> None:
         while begin < end:
@@ -238,8 +255,13 @@ class _Client:
             begin += len(data)
 
     def _send(self, data: bytes) -> None:
-        deadline = time.monotonic() + self._config.send_timeout
-        self._connection.send(data, deadline)
+        self._within_line = True
+        view = memoryview(data)
+        while view:
+            # In pieces: one who is slow, but takes something, is not dropped.
+            deadline = time.monotonic() + self._config.send_timeout
+            self._connection.send(view[:_PIECE], deadline)
+            view = view[_PIECE:]
         self._within_line = not data.endswith(b"\n")
 
     def _wait_for_news(self, job: Job, size: int | None) -> None:

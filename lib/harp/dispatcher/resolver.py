@@ -66,8 +66,8 @@ class Resolver:
         except OSError:
             pass  # a name, not a number
         lookup = _Lookup(name, port, waker)
-        self._start(lookup)
         try:
+            self._start(lookup)
             if not waker.wait(deadline):
                 raise wire.DeadlineExceeded
         finally:
@@ -118,7 +118,7 @@ def _look_up(name: str, port: int, flags: int = 0) -> list[Endpoint]:
         found = socket.getaddrinfo(
             name, port, type=socket.SOCK_STREAM, flags=flags | socket.AI_NUMERICSERV
         )
-    except UnicodeError as error:  # a label that is empty or too long
+    except ValueError as error:  # a NUL; a label that is empty or too long
         raise OSError(f"is no host name: {error}") from None
     endpoints = [Endpoint(family, address) for family, _, _, _, address in found]
     return list(dict.fromkeys(endpoints))

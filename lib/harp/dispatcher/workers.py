@@ -19,8 +19,7 @@ _IDLE_SECONDS = 10.0
 class Workers:
     """A pool of threads that take jobs from the queues.
 
-    :param run: called with a job in a worker's thread; runs it to its end, never
-        raises
+    :param run: called with a job in a worker's thread; runs it to its end
     :param most: threads at a time
     """
 
@@ -31,7 +30,7 @@ class Workers:
         # Guards the rest; notified when a thread leaves.
         self._changed = threading.Condition()
         self._threads: set[threading.Thread] = set()
-        self._starting = 0  # threads that are not yet waiting for a job
+        self._starting = 0  # threads that have not had their first job yet
         self._refused = False
 
     def grow(self) -> None:
@@ -70,20 +69,41 @@ class Workers:
             return sorted(thread.name for thread in self._threads)
 
     def _work(self) -> None:
-        thread = threading.current_thread()
+        try:
+            job = self._queues.take(_IDLE_SECONDS)
+            self._note_start()
+            while job is not None or not self._may_leave():
+                if job is not None:
+                    self._run_job(job)
+                job = self._queues.take(_IDLE_SECONDS)
+        finally:
+            with self._changed:
+                self._threads.discard(threading.current_thread())
+                self._changed.notify_all()
+            # A job may have come between the last look and leaving.
+            self.grow()
+
+    def _note_start(self) -> None:
         with self._changed:
             self._starting -= 1
             self._refused = False
         # Several jobs may have come at once, from a recovered log.
         self.grow()
+
+    def _run_job(self, job) -> None:
+        thread = threading.current_thread()
+        thread.name = f"call-{job.id[:8]}"
         try:
-            while (job := self._queues.take(_IDLE_SECONDS)) is not None:
-                thread.name = f"call-{job.id[:8]}"
-                self._run(job)
-                thread.name = "worker"
-        finally:
-            with self._changed:
-                self._threads.discard(thread)
-                self._changed.notify_all()
-            # A job may have come between the last look and leaving.
-            self.grow()
+            self._run(job)
+        except Exception:
+            logger.exception("fault in the dispatcher %s", fields(job=job.id))
+        thread.name = "worker"
+
+    def _may_leave(self) -> bool:
+        """The last thread stays: should no other start, it still gets on with the
+        jobs."""
+        with self._changed:
+            if len(self._threads) == 1 and not self._queues.closed:
+                return False
+            self._threads.discard(threading.current_thread())
+            return True

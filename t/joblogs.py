@@ -1,0 +1,117 @@
+"""What tests of the job log share: records, files at every stage, a disk that fails."""
+
+import errno
+import os
+
+from harp import jobid, protocol, wire
+from harp.dispatcher.disk import Disk
+from harp.dispatcher.jobfile import Record, Start, Trailer
+from harp.dispatcher.joblog import JobLog
+
+CALL = protocol.Call("web01", "restart", ["nginx", {"graceful": True}])
+END = protocol.End(protocol.RESULT, {"pid": 4711})
+START = Start(1000.5, "127.0.0.1", 4306)
+
+
+def make_record(job_id=None, order=1, call=CALL, concurrency=None, by=None):
+    return Record(
+        job_id=job_id or jobid.make(),
+        order=order,
+        submit=999.25,
+        timeout=600,
+        max_exec_time=86400,
+        concurrency=concurrency,
+        submitted_by=by,
+        call=call,
+    )
+
+
+def packet(number, data="x"):
+    return wire.encode(protocol.build_packet(number, 1001.0 + number, data))
+
+
+def trailer(packets, outcome=protocol.RESULT, start=1000.5):
+    return Trailer(2000.75, start, outcome, packets)
+
+
+def end_line(end=END):
+    return wire.encode(protocol.build_end(end))
+
+
+class FailingDisk(Disk):
+    """A disk whose operations fail when they are told.
+
+    :ivar faults: from an operation's name to how often it works before it fails, and
+        with what; ``fail`` and ``mend`` set it
+    :ivar operations: names of all operations, in order
+    """
+
+    def __init__(self):
+        self.faults = {}
+        self.operations = []
+
+    def fail(self, operation, code=errno.EIO, after=0, times=10**9):
+        self.faults[operation] = [after, times, code]
+
+    def mend(self):
+        self.faults.clear()
+
+    def _do(self, operation):
+        self.operations.append(operation)
+        fault = self.faults.get(operation)
+        if fault is None:
+            return False
+        if fault[0] > 0:
+            fault[0] -= 1
+            return False
+        fault[1] -= 1
+        return fault[1] >= 0
+
+    def _check(self, operation):
+        if self._do(operation):
+            code = self.faults[operation][2]
+            raise OSError(code, os.strerror(code))
+
+    def create(self, path):
+        self._check("create")
+        return super().create(path)
+
+    def open(self, path):
+        self._check("open")
+        return super().open(path)
+
+    def write(self, fd, data):
+        if self._do("write"):
+            # As a real one that becomes full: a part is written.
+            super().write(fd, bytes(data)[: len(data) // 2])
+            code = self.faults["write"][2]
+            raise OSError(code, os.strerror(code))
+        super().write(fd, data)
+
+    def sync(self, fd):
+        self._check("sync")
+        super().sync(fd)
+
+    def sync_directory(self, path):
+        self._check("sync_directory")
+        super().sync_directory(path)
+
+    def truncate(self, fd, size):
+        self._check("truncate")
+        super().truncate(fd, size)
+
+    def rename(self, source, target):
+        self._check("rename")
+        super().rename(source, target)
+
+    def free(self, path):
+        self._check("free")
+        return super().free(path)
+
+
+def open_log(directory, disk=None, reserve=1, max_job_size=1 << 30):
+    log = JobLog(
+        str(directory), max_job_size=max_job_size, reserve=reserve, disk=disk
+    )
+    log.open()
+    return log

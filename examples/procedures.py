@@ -82,9 +82,8 @@ def process_state(name):
 
 @streaming_procedure
 def follow_file(path, lines=10):
-    """Stream the last lines of a file, then each one that is added, as ``tail -F`` does,
-    until the call is cancelled. A file that is replaced, as logs are, is followed on.
-    """
+    """Stream the last lines of a file, then each one that is added, until the call is
+    cancelled. A file that is replaced, as logs are, is followed on."""
     yield from _output_of(["tail", "-n", str(int(lines)), "-F", "--", path])
 
 
@@ -145,8 +144,8 @@ class NotEnough(Exception):
 
 @procedure
 def withdraw(amount, balance=100):
-    """Return what is left of a balance. What a procedure raises goes to the caller, with
-    its class and text."""
+    """Return what is left of a balance. What a procedure raises goes to the caller,
+    with its class and text."""
     if amount > balance:
         raise NotEnough(f"{amount} is more than the balance of {balance}")
     return balance - amount
@@ -162,8 +161,8 @@ def wait(seconds):
 
 @streaming_procedure
 def count_down(start, interval=1.0):
-    """Stream the process id, then numbers down to 1 with a pause after each. Long enough
-    to be cancelled: the process is gone then."""
+    """Stream the process id, then numbers down to 1 with a pause after each. It can be
+    cancelled meanwhile: the process is gone then."""
     yield {"pid": os.getpid()}
     for number in range(start, 0, -1):
         yield number

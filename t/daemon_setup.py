@@ -40,7 +40,9 @@ class Harpd(testing.Program):
         if os.getuid() == 0:
             config["procedures"]["user"] = "root"
         for key, value in changes.items():
-            config[key] = config.get(key, {}) | value if value.__class__ is dict else value
+            if isinstance(value, dict):
+                value = config.get(key, {}) | value
+            config[key] = value
         self.config_file.write_text(testing.to_toml(config))
 
     @property

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-# Every process below the tests inherits it, whatever it does to its environment, session
-# and user; so those are found too whose parents have gone. The limit itself, in
-# microseconds, is for processes with real-time priority, and there are none.
+# Every process below the tests inherits it, whatever it does to its environment, its
+# session and its user; so those are found too whose parents have gone. The limit itself,
+# in microseconds, is for processes with real-time priority, and there are none.
 _MARK = time.time_ns()
 
 

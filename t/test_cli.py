@@ -73,7 +73,8 @@ def test_argument_is_json_where_it_parses_else_a_string(harpcaller, words, argum
 
 
 def test_name_and_value_is_a_named_argument(harpcaller):
-    process = harpcaller("call", "localhost", "arguments", "a=1", "b=x=y", "c=", "ä=[]")
+    words = ["a=1", "b=x=y", "c=", "ä=[]"]
+    process = harpcaller("call", "localhost", "arguments", *words)
     named = {"a": 1, "b": "x=y", "c": "", "ä": []}
     assert json.loads(process.stdout) == {"positional": [], "named": named}
 
@@ -255,6 +256,24 @@ def test_interrupted_call_says_how_to_go_on_or_cancel(servers, harpcaller, tmp_p
     path.touch()
     assert harpcaller(*follow[3:]).stdout.endswith("2\n")
     assert harpcaller(*cancel[3:]).returncode == 4
+
+
+def test_call_whose_stream_breaks_exits_with_69_and_says_how_to_go_on(
+    run, scripted_peer
+):
+    job = jobid.make()
+
+    def script(connection):
+        if b"follow_stream" in connection.readline():
+            connection.send(b'{"packet": 0, "data": "a"}\n')
+        else:
+            connection.send(b'{"harpcaller": 1, "job_id": "%s"}\n' % job.encode())
+
+    address = "%s:%d" % scripted_peer(script).address
+    process = run("--dispatcher", address, "call", "web01", "count")
+    assert (process.returncode, process.stdout) == (69, '"a"\n')
+    assert f"follow --since 1 {job}" in process.stderr
+    assert "connection closed" in process.stderr.splitlines()[-1]
 
 
 # --- output that nobody reads -------------------------------------------------------

@@ -278,7 +278,8 @@ def test_exception_is_returned_by_result_and_raised_by_get(dispatcher):
     job = dispatcher(end).job(JOB)
     result = job.result()
     assert isinstance(result, harp.RemoteException)
-    assert (result.type, result.message, result.data) == ("ValueError", "no", {"line": 5})
+    assert (result.type, result.message) == ("ValueError", "no")
+    assert result.data == {"line": 5}
     with pytest.raises(harp.RemoteException, match="ValueError: no"):
         job.get()
 
@@ -290,6 +291,15 @@ def test_error_is_returned_by_result_and_raised_by_get_with_what_ran(dispatcher)
     assert (result.type, result.ran, result.data) == ("timeout", "yes", [1])
     with pytest.raises(harp.RemoteError, match="timeout: took too long"):
         job.get()
+
+
+def test_unknown_keys_of_an_error_are_ignored(dispatcher):
+    rpc = dispatcher(
+        {"error": error_object(step="resolve")},
+        {"exception": error_object(ran="yes", host="web01")},
+    )
+    assert isinstance(rpc.job(JOB).result(), harp.RemoteError)
+    assert isinstance(rpc.job(JOB).result(), harp.RemoteException)
 
 
 def test_errors_survive_pickling(dispatcher):
@@ -385,7 +395,8 @@ def test_status_that_is_none_is_a_communication_error(dispatcher, reply):
 
 
 def test_cancel_returns_whether_it_was_stopped(dispatcher):
-    job = dispatcher({"cancelled": True}, {"cancelled": False}, {"cancelled": 1}).job(JOB)
+    replies = [{"cancelled": True}, {"cancelled": False}, {"cancelled": 1}]
+    job = dispatcher(*replies).job(JOB)
     assert job.cancel() is True
     assert job.cancel() is False
     with pytest.raises(harp.CommunicationError):

@@ -153,8 +153,9 @@ def test_value_that_is_not_of_its_kind_is_refused(kind, value):
 
 
 def test_every_kind_has_its_cases():
-    kinds = {name for name, kind in vars(config).items() if isinstance(kind, config.Kind)}
-    assert kinds == CASES.keys()
+    assert CASES.keys() == {
+        name for name, kind in vars(config).items() if isinstance(kind, config.Kind)
+    }
 
 
 def test_tcp_listener_without_a_word_about_its_clients_says_what_to_write():

@@ -1,4 +1,4 @@
-"""How calls on a real harpd end other than by their result: cancelled, timed out, dead."""
+"""How calls on a real harpd end if not by their result: cancelled, timed out, dead."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ import time
 
 import pytest
 from daemon_setup import (  # noqa: F401
+    Caller,
     call_processes,
     error_of,
     harpd,
@@ -45,9 +46,7 @@ def reset(caller):
     caller.close()
 
 
-@pytest.mark.parametrize(
-    "leave", [lambda c: c.close(), lambda c: c.half_close(), reset, lambda c: c.send(b"")]
-)
+@pytest.mark.parametrize("leave", [Caller.close, Caller.half_close, reset])
 def test_caller_that_goes_away_in_any_manner_cancels_a_computation(
     harpd, wait_for, leave
 ):
@@ -56,8 +55,6 @@ def test_caller_that_goes_away_in_any_manner_cancels_a_computation(
         pid = caller.message()["stream"]
         assert is_alive(pid)
         leave(caller)
-        if caller.sock.fileno() >= 0:
-            caller.half_close()
         wait_for(lambda: not is_alive(pid))
     assert logged_end(harpd, pid, wait_for) == "cancelled"
 
@@ -156,6 +153,17 @@ def test_procedure_without_a_timeout_has_the_configured_one(make_harpd):
         "timeout",
         "the call took longer than 0.2 s",
     )
+
+
+def test_call_that_times_out_before_it_was_acknowledged_has_not_run(
+    make_harpd, tmp_path, wait_for
+):
+    daemon = make_harpd(procedures={"timeout": 0.2})
+    for pid in wait_for(lambda: len(found := standby_of(daemon)) == 2 and found):
+        os.kill(pid, signal.SIGSTOP)
+    (message,) = daemon.call("noted", str(tmp_path / "ran"))
+    assert error_of(message)[0] == "timeout"
+    assert not (tmp_path / "ran").exists()
 
 
 # --- processes that die -------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_output_of_a_command_comes_line_by_line_with_its_status(examples):
     assert messages[1]["stream"].startswith("Linux")
     assert messages[-1] == {"result": {"exit_status": 0}}
     exception = examples.end("run", "rm -rf /")["exception"]
-    assert exception["message"] == "no such command, there are: disks, processes, kernel"
+    assert exception["message"].startswith("no such command, there are: disks, ")
 
 
 def test_exception_of_its_own_kind(examples):

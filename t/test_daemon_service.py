@@ -13,7 +13,6 @@ from daemon_setup import (  # noqa: F401
     PROCEDURES,
     USER,
     Harpd,
-    call_processes,
     children_of,
     error_of,
     is_alive,
@@ -119,7 +118,8 @@ def test_procedures_that_do_not_load_are_refused_with_line_and_reason(
 
 def test_missing_procedures_file_is_named(make_harpd, tmp_path):
     status, text = run(make_harpd(tmp_path / "nope.py", start=False))
-    assert (status, text) == (1, f"harpd: {tmp_path}/nope.py: No such file or directory\n")
+    assert status == 1
+    assert text == f"harpd: {tmp_path}/nope.py: No such file or directory\n"
 
 
 def test_directory_and_environment_do_not_decide_what_is_imported(
@@ -130,7 +130,8 @@ def test_directory_and_environment_do_not_decide_what_is_imported(
     file = tmp_path / "procedures.py"
     file.write_text(
         "import json, os\nfrom harp import procedure\n"
-        "@procedure\ndef where(): return [json.__file__, 'NOTIFY_SOCKET' in os.environ]\n"
+        "@procedure\ndef where():\n"
+        "    return [json.__file__, 'NOTIFY_SOCKET' in os.environ]\n"
     )
     daemon = make_harpd(file, start=False)
     monkeypatch.undo()

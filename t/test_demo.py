@@ -80,7 +80,7 @@ def test_demo_that_keeps_running_prints_commands_that_work(place, wait_for):
         [*COMMAND[:-1], *call[1:]], capture_output=True, text=True, timeout=60
     )
     assert answer.returncode == 0
-    assert "load" in answer.stdout
+    assert float(answer.stdout) > 0
     assert daemons(place)
     subprocess.run(kill, check=True)
     wait_for(lambda: not daemons(place), 30)
@@ -91,8 +91,11 @@ def test_demo_that_keeps_running_prints_commands_that_work(place, wait_for):
 # --- interrupted --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("step", range(1, STEPS + 1))
+@pytest.mark.parametrize(
+    "step, number",
+    [(step, signal.SIGINT) for step in range(1, STEPS + 1)]
+    + [(3, signal.SIGTERM), (7, signal.SIGHUP)],
+)
 def test_interrupted_step_leaves_nothing_behind(place, step, number):
     with start() as process:
         for line in process.stdout:

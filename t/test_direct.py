@@ -191,6 +191,16 @@ def test_plain_text_peer_gets_no_credentials(eavesdropper, certificate):
     assert b"secret" not in peer.received()
 
 
+def test_ca_file_that_can_not_be_used_is_named(tmp_path):
+    path = tmp_path / "ca.pem"
+    for content in (None, "no certificate"):
+        if content is not None:
+            path.write_text(content)
+        server = harp.HarpServer("127.0.0.1", "panel", "secret", ca_file=path)
+        with pytest.raises(harp.CommunicationError, match=f"{path}: not usable"):
+            server.uptime()
+
+
 @pytest.mark.parametrize(
     "options",
     [{"cert_sha256": "abc"}, {"cert_sha256": "0" * 64, "ca_file": "ca.pem"}],

@@ -78,6 +78,7 @@ BAD = [
     entry(hostname=""),
     entry(address=""),
     entry(address=None),
+    entry(address="a\0b"),
     entry(port=0),
     entry(port=65536),
     entry(port="4306"),

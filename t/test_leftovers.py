@@ -86,8 +86,10 @@ def test_test_that_hangs_is_ended_and_what_it_started_too(tmp_path):
     # given: tests that hang, with these settings but less time
     tests = Path(__file__).parent
     text = (tests / "conftest.py").read_text()
-    for old, new in [("\n_TEST_SECONDS = 60\n", "\n_TEST_SECONDS = 1\n"),
-                     ("_SECONDS_TO_END = 5.0\n", "_SECONDS_TO_END = 0.1\n")]:  # fmt: skip
+    for old, new in [
+        ("\n_TEST_SECONDS = 60\n", "\n_TEST_SECONDS = 1\n"),
+        ("\n_SECONDS_TO_END = 5.0\n", "\n_SECONDS_TO_END = 0.1\n"),
+    ]:
         assert text.count(old) == 1
         text = text.replace(old, new)
     (tmp_path / "conftest.py").write_text(text)

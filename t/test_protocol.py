@@ -465,9 +465,8 @@ DAEMON_CALL = {
     ],
 )
 def test_daemon_call_that_is_built_is_parsed_as_the_same(call):
-    assert protocol.parse_daemon_call(on_the_wire(protocol.build_daemon_call(call))) == (
-        call
-    )
+    built = protocol.build_daemon_call(call)
+    assert protocol.parse_daemon_call(on_the_wire(built)) == call
 
 
 def test_plain_daemon_call_holds_the_keys_of_version_1_only():

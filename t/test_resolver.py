@@ -13,9 +13,11 @@ LONG = 30.0
 
 
 @pytest.fixture(autouse=True)
-def _short_lived(monkeypatch):
+def _short_lived(monkeypatch, wait_for):
     """Threads of a resolver end by themselves, here at once."""
     monkeypatch.setattr(resolver_module, "_IDLE_SECONDS", 0.0)
+    yield
+    wait_for(lambda: not threads())
 
 
 @pytest.fixture
@@ -158,7 +160,7 @@ def test_thread_that_can_not_be_started_is_an_error_of_this_machine(
 
 
 def test_idle_thread_is_used_again(names, waker, monkeypatch, wait_for):
-    monkeypatch.setattr(resolver_module, "_IDLE_SECONDS", LONG)
+    monkeypatch.setattr(resolver_module, "_IDLE_SECONDS", 0.5)
     resolver = Resolver()
     names["web01"] = ["10.0.0.1"]
     resolve("web01", waker, resolver=resolver)
@@ -166,8 +168,3 @@ def test_idle_thread_is_used_again(names, waker, monkeypatch, wait_for):
     wait_for(lambda: resolver._idle)
     resolve("web01", waker, resolver=resolver)
     assert threads() == [thread]
-    wait_for(lambda: resolver._idle)
-    # It would stay for a while.
-    monkeypatch.setattr(resolver_module, "_IDLE_SECONDS", 0.0)
-    with resolver._changed:
-        resolver._changed.notify_all()

@@ -108,7 +108,7 @@ class Channel:
         try:
             return wire.decode(self._connection.readline(deadline))
         except wire.DeadlineExceeded:
-            raise ReplyTimeout(f"{self._address}: no reply in {timeout} s") from None
+            raise ReplyTimeout(f"{self._address}: no reply in {timeout:.3g} s") from None
         except wire.EndOfStream as error:
             raise self._lost(str(error)) from None
         except Refusal as refusal:

@@ -165,7 +165,8 @@ class HarpCaller:
 
     def _submit(self, call: protocol.Call) -> str:
         """Submit a call and return its id. Sent again as long as the reply is lost:
-        under the same id nothing runs twice."""
+        under the same id nothing runs twice, with a dispatcher that knows of such ids
+        (ours do, HarpCaller's before 1.0 don't)."""
         line = wire.encode(protocol.build_call(call))
         end = time.monotonic() + _SUBMIT_TIME
         pause = _FIRST_PAUSE

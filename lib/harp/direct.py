@@ -111,7 +111,11 @@ class HarpServer:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE  # _check_pin does it
         elif self._ca_file is not None:
-            context.load_verify_locations(self._ca_file)
+            try:
+                context.load_verify_locations(self._ca_file)
+            except OSError as error:
+                text = f"{self._ca_file}: not usable as ca_file: {error}"
+                raise CommunicationError(text) from None
         else:
             context.load_default_certs()
         return context

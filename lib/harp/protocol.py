@@ -603,12 +603,12 @@ def parse_reply_end(message: dict) -> End:
     end = parse_end(message)
     if end is None:
         raise Refusal(INVALID_REQUEST, "message has no key that is known")
-    if end.outcome in (EXCEPTION, ERROR):
-        value = field(message, end.outcome, dict)
-        field(value, "type", str, end.outcome + ".")
-        field(value, "message", str, end.outcome + ".")
-    elif end.outcome == CANCELLED and end.value is not True:
+    if end.outcome == CANCELLED and end.value is not True:
         raise Refusal(INVALID_REQUEST, '"cancelled" must be true')
+    if end.outcome == EXCEPTION:
+        return End(EXCEPTION, _parse_error_object(message, EXCEPTION))
+    if end.outcome == ERROR:
+        return End(ERROR, _parse_error_object(message, ERROR, "ran"))
     return end
 
 
@@ -770,11 +770,12 @@ def parse_daemon_message(message: dict) -> Acknowledgement | StreamValue | End:
     return Acknowledgement(field(message, "stream_result", bool))
 
 
-def _parse_error_object(message: dict, key: str) -> dict:
+def _parse_error_object(message: dict, key: str, *more: str) -> dict:
     value = field(message, key, dict)
     field(value, "type", str, key + ".")
     field(value, "message", str, key + ".")
-    return {name: value[name] for name in ("type", "message", "data") if name in value}
+    known = ("type", "message", "data", *more)
+    return {name: value[name] for name in known if name in value}
 
 
 # --- parts of messages ---------------------------------------------------------------

@@ -60,6 +60,46 @@ class Signals:
             pass  # it has signals enough to read
 
 
+class Background:
+    """The rest of the process, in the background: :meth:`enter` returns there, and the
+    process that called it exits when that one serves or has failed."""
+
+    def __init__(self) -> None:
+        self._writer = -1
+
+    def enter(self) -> None:
+        """Go on in the background. Before any thread is started.
+
+        Standard output and error stay until :meth:`serving`, so that what goes wrong
+        can be read where it was started.
+        """
+        reader, self._writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reader)
+            os.setsid()
+            os.chdir("/")
+            return
+        os.close(self._writer)
+        if os.read(reader, 1):
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        os._exit(max(1, os.waitstatus_to_exitcode(status)))
+
+    def serving(self) -> None:
+        """Let the process in the foreground exit with success, and let go of its
+        terminal. Nothing if there is none."""
+        if self._writer < 0:
+            return
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os.close(null)
+        os.write(self._writer, b"\0")
+        os.close(self._writer)
+        self._writer = -1
+
+
 def notify(**variables: str) -> None:
     """Tell the service manager what it asked to be told, if there is one.
 

@@ -293,7 +293,7 @@ def _tcp_address(program: Program) -> tuple[str, int]:
     for address in program.addresses:
         if not address.startswith("unix:"):
             host, _, port = address.rpartition(":")
-            return host.strip("[]"), int(port)
+            return "127.0.0.1" if host == "*" else host.strip("[]"), int(port)
     raise ProgramError(f"{program}: listens on no TCP port: {program.addresses}")
 
 
@@ -437,8 +437,8 @@ class Servers:
         }
 
     def write_hosts(self, hosts: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the dispatcher's list of hosts. It is read at the dispatcher's start
-        and reload."""
+        """Replace the dispatcher's list of hosts. One that runs notices it within a
+        second or two."""
         _write(self._hosts_file, "".join(json.dumps(host) + "\n" for host in hosts))
 
     def _daemon_configuration(self) -> dict:

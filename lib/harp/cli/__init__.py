@@ -1,1 +1,1 @@
-"""The harpcaller command."""
+"""The commands: harpcaller and harpcallerd."""

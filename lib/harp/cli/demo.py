@@ -248,8 +248,9 @@ The Python below is what runs, after these lines:
             "A call with named arguments",
             "harpd checks them against the procedure's signature before it runs.",
         )
-        self._console.run('rpc.localhost.process_state(name="harpd-spawner").get()')
-        _check(self._names["_"], "it does not see harpd's own process")
+        self._console.run('rpc.localhost.process_state(name="harpd").get()')
+        pids = [process["pid"] for process in self._names["_"]]
+        _check(self._servers.daemon.pid in pids, "it does not see harpd")
 
     def _follow_a_stream(self) -> None:
         self._title(

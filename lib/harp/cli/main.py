@@ -77,60 +77,59 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(dispatcher=f"localhost:{protocol.CLIENT_PORT}")
     _add_dispatcher(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(name, run, check, text, *adders):
+    for name, run, check, text, add_arguments in _commands():
         command = commands.add_parser(
             name, help=text, description=text, allow_abbrev=False
         )
         command.set_defaults(run=run, check=check)
-        for add_arguments in adders:
-            add_arguments(command)
-
-    for_job = (_add_job, _add_dispatcher)
-    add(
-        "call",
-        calls.call,
-        calls.check_call,
-        "call a procedure, print what it streams and its result",
-        _add_call,
-        _add_dispatcher,
-    )
-    add(
-        "result",
-        calls.result,
-        calls.check_job,
-        "print the result of a call",
-        _add_wait,
-        *for_job,
-    )
-    add(
-        "status", calls.status, calls.check_job, "print the status of a call", *for_job
-    )
-    add(
-        "stream",
-        calls.stream,
-        calls.check_job,
-        "print what a call has streamed until now",
-        _add_position,
-        *for_job,
-    )
-    add(
-        "follow",
-        calls.follow,
-        calls.check_job,
-        "print what a call streams until it ends, and its result",
-        _add_position,
-        *for_job,
-    )
-    add("cancel", calls.cancel, calls.check_job, "cancel a call", *for_job)
-    add(
-        "demo",
-        _demo,
-        lambda options: None,
-        "show the whole system at work, on this machine and for a moment",
-        _add_demo,
-    )
+        for add in add_arguments:
+            add(command)
     return parser
+
+
+def _commands() -> list[tuple]:
+    """Name of each command, what runs it, what checks its options before, its purpose,
+    and what adds its arguments."""
+    job = (_add_job, _add_dispatcher)
+    return [
+        (
+            "call",
+            calls.call,
+            calls.check_call,
+            "call a procedure, print what it streams and its result",
+            (_add_call, _add_dispatcher),
+        ),
+        (
+            "result",
+            calls.result,
+            calls.check_job,
+            "print the result of a call",
+            (_add_wait, *job),
+        ),
+        ("status", calls.status, calls.check_job, "print the status of a call", job),
+        (
+            "stream",
+            calls.stream,
+            calls.check_job,
+            "print what a call has streamed until now",
+            (_add_position, *job),
+        ),
+        (
+            "follow",
+            calls.follow,
+            calls.check_job,
+            "print what a call streams until it ends, and its result",
+            (_add_position, *job),
+        ),
+        ("cancel", calls.cancel, calls.check_job, "cancel a call", job),
+        (
+            "demo",
+            _demo,
+            lambda options: None,
+            "show the whole system at work, on this machine and for a moment",
+            (_add_demo,),
+        ),
+    ]
 
 
 def _add_dispatcher(parser: argparse.ArgumentParser) -> None:
@@ -206,7 +205,7 @@ def _add_position(parser: argparse.ArgumentParser) -> None:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dir", metavar="DIR", help="keep everything in this new directory, and keep it"
+        "--dir", metavar="DIR", help="new directory to put everything in; it is kept"
     )
     parser.add_argument(
         "--keep",

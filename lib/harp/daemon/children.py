@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import socket
 import subprocess
 import threading
@@ -24,7 +23,11 @@ from . import control, spawner
 logger = logging.getLogger(__name__)
 
 # What harpd has in its environment is none of the procedures' business.
-_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "TZ": None}
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "TZ": None,
+}
 
 Exit = namedtuple("Exit", ("pid", "status"))
 """How a call's first process exited; all processes that were to be killed are gone.
@@ -137,7 +140,7 @@ class Children:
         :raises ProceduresFailed: if they don't load; nothing is left running then
         """
         message = control.receive(self._channel)
-        if message is not None and message.kind == control.LOADED:
+        if message is not None and message.descriptors:
             self.procedures = control.read_table(message.descriptors[0])
             self._on_loss = on_loss
             self._reader.start()
@@ -202,7 +205,7 @@ class Children:
         """End the spawner and all that it has started.
 
         :param deadline: on the monotonic clock
-        :returns: False if it is still there at the deadline
+        :returns: False if it is still there then
         """
         self.stop_taking()
         try:
@@ -210,7 +213,10 @@ class Children:
         except OSError:
             pass  # it has gone already
         self._reader.join(max(0.0, deadline - time.monotonic()))
-        return not self._reader.is_alive()
+        if self._reader.is_alive():
+            return False
+        self._channel.close()
+        return True
 
     # --- the channel's thread ---
 

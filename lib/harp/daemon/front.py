@@ -116,7 +116,7 @@ class Front:
 
 
 class _Visit:
-    """One connection."""
+    """One connection, from the handshake to the close."""
 
     def __init__(
         self,
@@ -227,22 +227,27 @@ class _Visit:
             )
         with self._front.room_for_call(self._config.max_calls):
             child = children.take(time.monotonic() + self._config.request_timeout)
-            used = True
             try:
                 used = self._relay(child)
-            finally:
-                if used:
-                    children.release(child)
-                else:
-                    children.put_back(child)
+            except BaseException:
+                child.kill()  # a fault of ours must not let it go on unseen
+                children.release(child)
+                raise
+            if used:
+                children.release(child)
+            else:
+                children.put_back(child)
 
     def _relay(self, child: Child) -> bool:
+        """Have the process carry out the call. False: the caller had left already."""
         call = self._call
         description = self._generation.children.procedures[call.procedure]
         timeout = description.timeout
         if timeout is None:
             timeout = self._config.default_timeout
-        order = Order(call.procedure, call.arguments, call.job_id, call.user, self._peer)
+        order = Order(
+            call.procedure, call.arguments, call.job_id, call.user, self._peer
+        )
         names = self._names()
         relay = Relay(
             self._connection,

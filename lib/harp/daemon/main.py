@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import os
 import resource
 import signal
 import sys
@@ -91,19 +90,27 @@ class Daemon:
     def __init__(self, options: argparse.Namespace, open_files: int) -> None:
         self._options = options
         self._open_files = open_files
-        self._generation = Generation(self._load_config())
+        self._generation = self._make_generation()
         self._front = Front(self._generation)
         self._servers: list[Server] = []
         self._signals = service.Signals()
         self._failed = False
         self._stopping = False
         self._reload_wanted = threading.Event()
+        # Appended to by the reloading thread, read by the stop.
+        self._retiring: list[threading.Thread] = []
 
-    def _load_config(self) -> DaemonConfig:
-        config = load(self._options.config, DaemonConfig)
-        if self._options.procedures is None:
-            return config
-        return dataclasses.replace(config, procedures_file=self._options.procedures)
+    def _make_generation(self) -> Generation:
+        path = self._options.config
+        config = load(path, DaemonConfig)
+        if self._options.procedures is not None:
+            config = dataclasses.replace(
+                config, procedures_file=self._options.procedures
+            )
+        try:
+            return Generation(config)
+        except ConfigError as error:
+            raise ConfigError([f"{path}: {fault}" for fault in error.faults]) from None
 
     def run(self) -> int:
         """Serve until a signal ends it; return the exit status.
@@ -162,10 +169,10 @@ class Daemon:
                 service.notify(READY="1")
 
     def _reload(self) -> None:
-        """Go on with what is in the files now; if one of them is at fault, as before."""
+        """Go on with what the files hold now; if one is at fault, as before."""
         old = self._generation
         try:
-            new = Generation(self._load_config())
+            new = self._make_generation()
             new.start(
                 old.children.start_successor, self._open_files, self._lose_spawner
             )
@@ -173,14 +180,19 @@ class Daemon:
             return self._keep_old(error.faults)
         except (ProceduresFailed, OSError) as error:
             return self._keep_old([str(error)])
+        if self._stopping:
+            new.children.close(time.monotonic() + _STOP_SECONDS)
+            return
         if new.config.listen != old.config.listen:
             logger.warning("addresses to listen on change at the next start only")
         self._front.replace(new)
         self._generation = new
         logger.info("reloaded %s", fields(procedures=len(new.children.procedures)))
-        threading.Thread(
+        retiring = threading.Thread(
             target=self._retire, args=(old,), name="retire", daemon=True
-        ).start()
+        )
+        retiring.start()
+        self._retiring.append(retiring)
 
     def _keep_old(self, faults: list[str]) -> None:
         for fault in faults:
@@ -205,6 +217,8 @@ class Daemon:
         for server in self._servers:
             for name in server.join(deadline):
                 logger.error("still busy %s", fields(thread=name))
+        for thread in self._retiring:
+            thread.join(max(0.0, deadline - time.monotonic()))
         if not self._generation.children.close(deadline + grace):
             logger.error("spawner doesn't end, some process can't be killed")
             self._failed = True

@@ -1,5 +1,5 @@
-"""The life of a call in the front: its order goes to a process, the lines of the process
-go to the caller, until everything has ended.
+"""The life of a call in the front: its order goes to a process, the lines of the
+process go to the caller, until everything has ended.
 
 One thread, one ``poll`` over the caller, the process's socket, its output and a waker.
 What happens, in the order in which it usually does::
@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 
 from .. import errors, protocol, wire
+from .caller import Caller
 from .children import Child
 from .lines import CallLines
 from .output import OutputLog
@@ -40,12 +41,13 @@ class Relay:
     """One call.
 
     :param client: the caller's connection
-    :param child: the process; :meth:`run` says whether it was used
+    :param child: the process
     :param waker: set by others when something has changed: the child's exit, the stop
     :param order: line for the process
     :param timeout: seconds that the call may take; None: for ever
     :param send_timeout: seconds after which a caller that takes nothing is gone
     :param is_stopping: tells whether the daemon stops
+    :param output: gets what the process prints
     :ivar end: how the call ended: ``result``, ``exception``, ``cancelled`` or the type
         of an error; None if it was never handed over
     """
@@ -71,7 +73,7 @@ class Relay:
         self._output_open = True
         self._lines = CallLines(_MAX_LINE_BUFFER)
         self._child_open = True
-        self._caller = _Caller(client, send_timeout)
+        self._caller = Caller(client, send_timeout)
         self._cause: str | None = None  # why it is killed
         self._call_deadline: float | None = None
         self._exit_deadline: float | None = None
@@ -262,11 +264,13 @@ class Relay:
 
     def _conclude(self) -> None:
         """Decide the end of a call whose process wrote none."""
-        self.end = self._cause or errors.PROCESS_DIED
+        known = self._cause is not None and self._cause != _LOST
+        self.end = self._cause if known else errors.PROCESS_DIED
         # A caller that has left gets nothing, nor one with half a line: the end of
-        # its connection says it all. And without knowing whether the process is
-        # gone, nothing can be promised.
-        if not self._lines.in_pieces and self._cause not in (CANCELLED, _LOST):
+        # its connection says it all. Nor is there an error that would promise that no
+        # code ran when nobody knows whether the process is gone.
+        unknown = self._cause == _LOST and not self._lines.acknowledged
+        if not (self._lines.in_pieces or self._cause == CANCELLED or unknown):
             self._caller.add(wire.encode(self._build_error()))
         self._caller.finish()
 
@@ -286,114 +290,6 @@ class Relay:
             text = f"process exited with status {status} and without a result"
             data = {"exit_status": status}
         return protocol.build_daemon_error(self.end, text, data)
-
-
-class _Caller:
-    """The caller's side: what is still to be sent, and whether it is still there.
-
-    :ivar unsent: bytes that it has not taken yet
-    :ivar has_left: it has closed its side, or is gone
-    :ivar is_closed: nothing can be sent any more
-    :ivar deadline: when it must have taken something, on the monotonic clock; or, after
-        the goodbye, have closed
-    """
-
-    def __init__(self, connection: wire.Connection, send_timeout: float) -> None:
-        self._connection = connection
-        self._send_timeout = send_timeout
-        self._finishing = False  # close when all is sent
-        self._said_goodbye = False
-        self.unsent = bytearray()
-        self.has_left = False
-        self.is_closed = False
-        self.deadline: float | None = None
-
-    def fileno(self) -> int:
-        return self._connection.fileno()
-
-    def events(self) -> int:
-        """Return the poll events to wait for."""
-        if self.is_closed:
-            return 0
-        events = 0 if self.has_left else select.POLLIN
-        return events | select.POLLOUT if self.unsent else events
-
-    def receive(self) -> None:
-        """Look whether it is still there. Nothing that it sends means anything."""
-        try:
-            while not self.has_left and not self.is_closed:
-                if self._said_goodbye:
-                    self._receive_goodbye()
-                    return
-                data, blocked_on = self._connection.receive_some()
-                if blocked_on:
-                    return
-                if not data:
-                    self.has_left = True
-        except OSError:
-            self._lose()
-
-    def _receive_goodbye(self) -> None:
-        try:
-            if self._connection.discard() == 0:
-                self._close()
-        except BlockingIOError:
-            pass
-
-    def add(self, data: bytes) -> None:
-        """Send data, now or later."""
-        if self.is_closed or not data:
-            return
-        if not self.unsent:
-            self.deadline = time.monotonic() + self._send_timeout
-        self.unsent += data
-        self.send()
-
-    def send(self) -> None:
-        """Send what can be sent without waiting."""
-        if self.is_closed:
-            return
-        try:
-            while self.unsent:
-                with memoryview(self.unsent) as view:
-                    sent, blocked_on = self._connection.send_some(view)
-                if blocked_on:
-                    return
-                del self.unsent[:sent]
-                self.deadline = time.monotonic() + self._send_timeout
-            if not self._said_goodbye:
-                self.deadline = None
-                if self._finishing:
-                    self._say_goodbye()
-        except OSError:
-            self._lose()
-
-    def finish(self) -> None:
-        """Close once everything is sent, so that the caller gets to read it."""
-        self._finishing = True
-        self.send()
-
-    def _say_goodbye(self) -> None:
-        self._connection.finish()
-        self._said_goodbye = True
-        self.deadline = time.monotonic() + wire.DISCARD_SECONDS
-        if self.has_left:
-            self._close()
-
-    def check_deadline(self, now: float) -> None:
-        if self.deadline is not None and now >= self.deadline:
-            self._lose()
-
-    def _lose(self) -> None:
-        self.has_left = True
-        self._close()
-
-    def _close(self) -> None:
-        # The connection itself is closed by its owner: its descriptor is still known
-        # to a poll.
-        self.is_closed = True
-        self.deadline = None
-        self.unsent.clear()
 
 
 def _error_type(line: bytes) -> str:

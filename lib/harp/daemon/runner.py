@@ -56,7 +56,7 @@ def run(
     except BrokenPipeError:
         pass  # the front has gone, the spawner will see to the rest
     except BaseException:
-        sys.__excepthook__(*sys.exc_info())  # into the log; the exit status tells the front
+        sys.__excepthook__(*sys.exc_info())  # into the log
     finally:
         os._exit(status)
 

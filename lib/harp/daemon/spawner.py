@@ -94,7 +94,7 @@ def _prepare_for_calls() -> None:
     # Each child needs some here; calls get the limit back that harpd was started with.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.__stdout__, sys.__stderr__):
         # By lines although it is no terminal, so that they are logged when printed.
         stream.reconfigure(
             encoding="utf-8", errors="backslashreplace", line_buffering=True
@@ -184,7 +184,8 @@ class Spawner:
             self._poll.unregister(self._channel)
             return list(self._by_number.values())
         if message.kind == control.SUCCEED:
-            self._start_successor(message.descriptors[0])
+            for fd in message.descriptors:  # none if we are out of descriptors
+                self._start_successor(fd)
             return []
         child = self._by_number.get(message.number)
         if child is None:

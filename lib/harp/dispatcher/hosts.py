@@ -222,6 +222,8 @@ def parse_host(line: bytes) -> Host:
     )
     if not hostname or not address:
         raise Refusal(INVALID_REQUEST, '"hostname" and "address" must not be empty')
+    if "\0" in address:  # the system would take what is before it for the name
+        raise Refusal(INVALID_REQUEST, '"address" must not contain a NUL')
     if not 0 < host.port < 65536:
         raise Refusal(INVALID_REQUEST, '"port" must be from 1 to 65535')
     return host

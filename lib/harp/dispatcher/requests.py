@@ -222,8 +222,8 @@ class _Client:
 
     def _list_queues(self, request: protocol.ListQueues) -> None:
         queues = [
-            protocol.build_queue_entry(*state)
-            for state in self._requests._queues.states()
+            protocol.build_queue_entry(wire.decode(key.encode()), *rest)
+            for key, *rest in self._requests._queues.states()
         ]
         self._reply(protocol.build_queue_list(queues))
 

@@ -1,6 +1,6 @@
-"""Users in a file of their own: lines of ``NAME:sha256:HEX`` or ``NAME:scrypt:…``. Empty
-lines and those that begin with ``#`` don't count. It is read again when it has changed.
-"""
+"""Users in a file of their own: lines of ``NAME:sha256:HEX`` or ``NAME:scrypt:…``.
+Empty lines and those that begin with ``#`` don't count. It is read again when it has
+changed."""
 
 from __future__ import annotations
 

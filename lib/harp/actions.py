@@ -1,0 +1,182 @@
+"""What an init script does, for both daemons: start, stop, restart, try-restart, reload,
+force-reload, status, with the exit statuses of the Linux Standard Base (LSB core 5.0,
+"Init Script Actions"). Where a systemd unit of the daemon is active, the actions are
+systemd's."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from typing import NamedTuple
+
+from . import pidfile
+
+OK = 0
+FAILED = 1
+NO_PERMISSION = 4
+NOT_RUNNING = 7
+
+# Of the action "status" only.
+DEAD_WITH_PIDFILE = 1
+STOPPED = 3
+UNKNOWN = 4
+
+_STOP_SECONDS = 120.0  # beyond any grace that a daemon gives its calls
+_RELOAD_SECONDS = 60.0
+_ANSWER = ".reload"  # behind the pid file's name: where the daemon says how it went
+
+
+class Service(NamedTuple):
+    """A daemon that can be started.
+
+    :ivar name: of the command and of its systemd unit
+    :ivar command: starts it in the background, and ends when it serves or has failed
+    :ivar pidfile: path
+    """
+
+    name: str
+    command: list[str]
+    pidfile: str
+
+
+def run(action: str, service: Service) -> int:
+    """Carry out an action and return the exit status."""
+    if _is_systemds(service.name):
+        unit = f"{service.name}.service"
+        if action == "force-reload":
+            action = "reload-or-restart"
+        return subprocess.call(["systemctl", action, unit])
+    try:
+        return ACTIONS[action](service)
+    except PermissionError as error:
+        where = error.filename or service.pidfile
+        _say(service, f"{where}: {error.strerror}; are you root?")
+        return UNKNOWN if action == "status" else NO_PERMISSION
+    except OSError as error:
+        _say(service, f"{error.filename or service.pidfile}: {error.strerror}")
+        return FAILED
+
+
+def answer_reload(path: str, faults: list[str]) -> None:
+    """Tell a waiting ``reload``, if there is one, how it went. For the daemon.
+
+    :param path: of the pid file
+    :param faults: why all stays as it was; empty if it doesn't
+    """
+    try:
+        fd = os.open(path + _ANSWER, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return  # nobody waits
+    with open(fd, "wb", buffering=0) as file:
+        try:
+            file.write("\n".join(faults or ["ok"]).encode()[: select.PIPE_BUF])
+        except OSError:
+            pass  # it waits no more
+
+
+def _start(service: Service) -> int:
+    pid = pidfile.running(service.pidfile)
+    if pid is not None:
+        _say(service, f"runs already, process {pid}")
+        return OK
+    return subprocess.call(service.command)
+
+
+def _stop(service: Service) -> int:
+    pid = pidfile.running(service.pidfile)
+    if pid is None:
+        return OK
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return OK
+    try:
+        os.kill(pid, signal.SIGTERM)
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        if poll.poll(_STOP_SECONDS * 1000):
+            return OK
+    except ProcessLookupError:
+        return OK
+    finally:
+        os.close(process)
+    _say(service, f"process {pid} has not ended in {_STOP_SECONDS:.0f} s")
+    return FAILED
+
+
+def _restart(service: Service) -> int:
+    return _stop(service) or _start(service)
+
+
+def _try_restart(service: Service) -> int:
+    return OK if pidfile.running(service.pidfile) is None else _restart(service)
+
+
+def _reload(service: Service) -> int:
+    pid = pidfile.running(service.pidfile)
+    if pid is None:
+        _say(service, "does not run")
+        return NOT_RUNNING
+    path = service.pidfile + _ANSWER
+    if os.path.exists(path):
+        os.unlink(path)
+    os.mkfifo(path, 0o600)
+    try:
+        # The daemon may have dropped to another user.
+        os.chown(path, os.stat(f"/proc/{pid}").st_uid, -1)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as answers:
+            os.kill(pid, signal.SIGHUP)
+            answer = _read_answer(answers)
+    finally:
+        os.unlink(path)
+    if answer == "ok":
+        return OK
+    _say(service, answer or f"no word from process {pid} in {_RELOAD_SECONDS:.0f} s")
+    return FAILED
+
+
+def _read_answer(answers) -> str:
+    poll = select.poll()
+    poll.register(answers, select.POLLIN)
+    if not poll.poll(_RELOAD_SECONDS * 1000):
+        return ""
+    return answers.read(select.PIPE_BUF).decode("utf-8", "replace")
+
+
+def _status(service: Service) -> int:
+    pid = pidfile.running(service.pidfile)
+    if pid is not None:
+        print(f"{service.name} runs, process {pid}")
+        return OK
+    if os.path.exists(service.pidfile):
+        print(f"{service.name} does not run, but has left {service.pidfile}")
+        return DEAD_WITH_PIDFILE
+    print(f"{service.name} does not run")
+    return STOPPED
+
+
+ACTIONS = {
+    "start": _start,
+    "stop": _stop,
+    "restart": _restart,
+    "try-restart": _try_restart,
+    "reload": _reload,
+    "force-reload": _reload,
+    "status": _status,
+}
+
+
+def _is_systemds(name: str) -> bool:
+    if not os.path.isdir("/run/systemd/system") or shutil.which("systemctl") is None:
+        return False
+    return not subprocess.call(["systemctl", "is-active", "--quiet", f"{name}.service"])
+
+
+def _say(service: Service, text: str) -> None:
+    for line in text.splitlines():
+        print(f"{service.name}: {line}", file=sys.stderr)

@@ -1,0 +1,93 @@
+"""The file that says which process is the daemon. The daemon holds a lock on it for
+life, so a file that a crash has left behind is told from one that counts."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+
+class AlreadyRunning(Exception):
+    """Raised when another process holds the file.
+
+    :ivar pid: which; None if the file doesn't say
+    """
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        super().__init__(f"{path}: held by process {pid or 'unknown'}, which runs")
+        self.pid = pid
+
+
+class Pidfile:
+    """A pid file. To be taken by the process that it is about."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = -1
+
+    def take(self) -> None:
+        """Make this process the one that the file names.
+
+        :raises AlreadyRunning: if another one is
+        :raises OSError: if the file can't be written
+        """
+        while self._fd < 0:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = _read_pid(fd)
+                os.close(fd)
+                raise AlreadyRunning(self.path, pid) from None
+            # Whoever held it before may have removed it since it was opened.
+            if _is_file(fd, self.path):
+                self._fd = fd
+            else:
+                os.close(fd)
+        os.ftruncate(self._fd, 0)
+        os.write(self._fd, b"%d\n" % os.getpid())
+
+    def release(self) -> None:
+        """Remove the file, if it was taken."""
+        if self._fd < 0:
+            return
+        try:
+            os.unlink(self.path)
+        except OSError as error:
+            # Left behind, it is stale, and that is known from its lock.
+            if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM):
+                raise
+        os.close(self._fd)
+        self._fd = -1
+
+
+def running(path: str) -> int | None:
+    """Return the pid of the process that holds a pid file; None if none does.
+
+    :raises OSError: if there is a file that can't be read
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read_pid(fd)
+    else:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _read_pid(fd: int) -> int | None:
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _is_file(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False

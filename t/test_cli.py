@@ -250,7 +250,8 @@ def test_interrupted_call_says_how_to_go_on_or_cancel(servers, harpcaller, tmp_p
     assert process.returncode == 130
     assert "Traceback" not in told
     cancel, follow = (line.split(": ", 1)[1].split() for line in told.splitlines()[1:])
-    assert cancel[:3] == follow[:3] == ["harpcaller", "--dispatcher", address]
+    # As it was called, so that it can be pasted.
+    assert cancel[:3] == follow[:3] == [str(COMMAND[-1]), "--dispatcher", address]
     # What it was just printing is rather printed twice than not at all.
     assert follow[3:6] in (["follow", "--since", "2"], ["follow", "--since", "1"])
     path.touch()

@@ -575,3 +575,23 @@ def test_submission_that_is_repeated_runs_once(servers, tmp_path):
 def test_unknown_job_is_refused(servers):
     with pytest.raises(harp.RemoteError, match="invalid_jobid"):
         servers.caller().job(jobid.make()).result()
+
+
+@pytest.mark.parametrize(
+    "host, shown",
+    [
+        ("127.0.0.1:13502", "127.0.0.1:13502"),
+        ("[::1]:13502", "[::1]:13502"),
+        ("::1", "[::1]:3502"),
+        ("panel", "panel:3502"),
+        ("unix:/run/harpcaller/client", "unix:/run/harpcaller/client"),
+    ],
+)
+def test_dispatcher_is_named_with_or_without_its_port(host, shown):
+    assert repr(harp.HarpCaller(host)) == f"<HarpCaller {shown}>"
+
+
+def test_daemon_that_is_taken_for_a_dispatcher_is_told_from_one(servers):
+    rpc = harp.HarpCaller(*servers.daemon_address)
+    with pytest.raises(harp.CommunicationError, match="is a daemon.* speaks TLS"):
+        rpc.web01.uptime()

@@ -62,10 +62,11 @@ class HarpCaller:
     """A dispatcher. Its attributes are hosts: ``rpc.web01``, or ``rpc("web-01")`` for
     names that Python's aren't like.
 
-    :param host: name or address of the dispatcher's machine, or ``unix:/path`` of its
-        Unix socket
-    :param port: TCP port
+    :param host: name or address of the dispatcher's machine, ``HOST:PORT``, or
+        ``unix:/path`` of its Unix socket
+    :param port: TCP port, if ``host`` names none
     :param connect_timeout: seconds that connecting may take
+    :raises ValueError: for what is no address
     """
 
     def __init__(
@@ -75,9 +76,9 @@ class HarpCaller:
         *,
         connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
-        self._address = (
-            parse_address(host) if host.startswith("unix:") else Address(host, port)
-        )
+        # An IPv6 address without brackets has several colons, and no port.
+        has_port = host.count(":") == 1 or host.startswith(("unix:", "["))
+        self._address = parse_address(host, port) if has_port else Address(host, port)
         self._connect_timeout = connect_timeout
 
     def __repr__(self) -> str:
@@ -205,6 +206,8 @@ def _receive(channel: Channel, timeout: float | None, parse):
             raise _outcome(protocol.parse_reply_end(message))
         return parse(message)
     except Refusal as fault:
+        if (text := protocol.daemon_refusal(message)) is not None:
+            raise channel.error(f"is a daemon, not a dispatcher: {text}") from None
         raise channel.error(f"reply is not the protocol: {fault.message}") from None
 
 

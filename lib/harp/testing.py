@@ -151,7 +151,7 @@ class Program:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.addresses: list[str] = []
-        self._argv = [os.fspath(argument) for argument in argv]
+        self.argv = [os.fspath(argument) for argument in argv]
         self._log_path = Path(log_path)
         self._env = dict(env or {})
         self._process: subprocess.Popen | None = None
@@ -159,7 +159,7 @@ class Program:
         self._notices: socket.socket | None = None
 
     def __str__(self) -> str:
-        return " ".join(self._argv)
+        return " ".join(self.argv)
 
     @property
     def pid(self) -> int:
@@ -194,7 +194,7 @@ class Program:
             self._notices.bind("\0" + name)
             with open(self._log_path, "ab") as log:
                 self._process = subprocess.Popen(
-                    self._argv,
+                    self.argv,
                     env=os.environ | self._env | {"NOTIFY_SOCKET": "@" + name},
                     stdin=subprocess.DEVNULL,
                     stdout=log,

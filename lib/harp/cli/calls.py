@@ -155,7 +155,7 @@ def _follow(
                 position = number + 1
             return output.outcome(values.result())
     except (KeyboardInterrupt, harp.CommunicationError):
-        command = f"harpcaller --dispatcher {shlex.quote(options.dispatcher)}"
+        command = shlex.join([output.program(), "--dispatcher", options.dispatcher])
         start = "" if position is None else f" --since {position}"
         output.note(f"no longer following call {job.id()}, which is not cancelled")
         output.note(f"  to cancel it: {command} cancel {job.id()}")

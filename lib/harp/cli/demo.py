@@ -425,7 +425,8 @@ def _say_goodbye(servers: Servers, directory: str | None, keep: bool) -> None:
         print("\nAll as it should be. Both daemons are stopped now", end="")
         print("." if directory else ", and their files removed.")
         return
-    command = shlex.join(["harpcaller", *_dispatcher_option(servers)])
+    command = shlex.join([output.program(), *_dispatcher_option(servers)])
+    dispatcher = shlex.join(servers.dispatcher.argv)
     host, port = servers.dispatcher_address
     print(
         f"""
@@ -433,6 +434,7 @@ All as it should be. Both daemons go on running; to talk to them:
 
    {command} call localhost uptime
    {command} call --help
+   {dispatcher} status
    >>> rpc = harp.HarpCaller("{host}", {port})
 
 To stop them, and remove their files:

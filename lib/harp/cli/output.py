@@ -27,6 +27,11 @@ def value(item: object) -> None:
         sys.stdout.buffer.flush()
 
 
+def program() -> str:
+    """Return the name to call this command by again: as it was called."""
+    return sys.argv[0] if "/" in sys.argv[0] else "harpcaller"
+
+
 def note(text: str) -> None:
     """Tell the user something that is no data, on a line."""
     print(one_line(text), file=sys.stderr, flush=True)

@@ -342,3 +342,42 @@ def as_nobody_known():
 @procedure(uid=54321)
 def as_number_without_account():
     return "ran"
+
+
+@streaming_procedure
+def lose_main_thread_in_a_child():
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        threading.Thread(target=time.sleep, args=(3600,)).start()
+        os.write(writer, b"1")
+        # As pthread_exit() in main() does: the process goes on without this thread.
+        ctypes.CDLL(None).syscall(60, 0)
+    os.read(reader, 1)
+    yield pid
+    time.sleep(3600)
+
+
+@streaming_procedure
+def daemonise_a_grandchild():
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.write(writer, b"%d" % os.getpid())
+            time.sleep(3600)
+        os._exit(0)
+    pid = int(os.read(reader, 32))
+    os.wait()
+    yield pid
+    time.sleep(3600)
+
+
+@procedure
+def write_to_the_socket():
+    for fd in range(3, 256):
+        try:
+            os.write(fd, b'garbage\n{"result":"forged"}\n')
+        except OSError:
+            pass
+    time.sleep(3600)

@@ -252,3 +252,25 @@ def test_only_the_call_of_a_caller_that_leaves_is_cancelled(harpd, tmp_path):
                 caller.message()
         (tmp_path / "go").touch()
         assert other.messages() == [{"result": "there"}]
+
+
+# --- processes that are hard to find ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "procedure", ["lose_main_thread_in_a_child", "daemonise_a_grandchild"]
+)
+def test_process_that_hides_is_killed_too(harpd, wait_for, procedure):
+    with harpd.begin(procedure) as caller:
+        caller.message()
+        pid = caller.message()["stream"]
+        tasks = f"/proc/{pid}/task"
+        assert os.listdir(tasks)
+    wait_for(lambda: not os.path.exists(tasks) or len(os.listdir(tasks)) <= 1)
+    wait_for(lambda: not is_alive(pid))
+
+
+def test_line_that_a_procedure_writes_to_its_socket_is_not_relayed(harpd):
+    acknowledgement, end = harpd.call("write_to_the_socket")
+    assert acknowledgement == {"harp": 1, "stream_result": False}
+    assert error_of(end)[0] == "invalid_result"

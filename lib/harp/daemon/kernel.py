@@ -1,4 +1,4 @@
-"""The two things that a process of ours tells the kernel about itself."""
+"""What a process of ours tells the kernel about itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _COMM_BYTES = 15  # proc(5)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,8 +29,18 @@ def outlive_parent() -> None:
     _set_death_signal(0)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own has ended, as long as this process
+    lives: they stay its descendants, and can be found."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
 def _set_death_signal(number: int) -> None:
-    if _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number)) != 0:
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value)) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 

@@ -11,13 +11,14 @@ class CallLines:
 
     Lines are relayed whole, so that a process that dies in the middle of one does no
     harm; only one that is longer than ``max_buffer`` goes in pieces. A line of ours is
-    told by how it begins (protocol.py). The process writes nothing behind the line
-    that ends the call, so only the first and the last line of a piece can be special.
+    told by how it begins (protocol.py); what begins otherwise comes from a procedure
+    that has got hold of the socket.
 
     :ivar acknowledged: the acknowledgement has been relayed: the procedure was entered
     :ivar end: None; then ``result``, ``exception`` or ``error``
-    :ivar end_line: the line that ended the call, cut if it is long
+    :ivar end_line: the line that ended the call, without newline, cut if it is long
     :ivar in_pieces: the beginning of a line has been relayed, but not its end
+    :ivar foreign: a line came that isn't ours; nothing from it on is relayed
     :ivar refuse_exceptions: an exception is not relayed: the call is being killed, and
         it may be about nothing else
     """
@@ -30,11 +31,12 @@ class CallLines:
         self.end: str | None = None
         self.end_line = b""
         self.in_pieces = False
+        self.foreign = False
         self.refuse_exceptions = False
 
     def feed(self, data: bytes) -> bytes:
         """Take what the process has written; return what is to be relayed."""
-        if self.end is not None:
+        if self.end is not None or self.foreign:
             return b""
         ready = b""
         if self.in_pieces:
@@ -46,27 +48,45 @@ class CallLines:
             lines = bytes(buffer[:length])
             del buffer[:length]
             ready += self._take(lines)
-        if len(buffer) > self._max_buffer and self.end is None:
+        if len(buffer) > self._max_buffer and self.end is None and not self.foreign:
             ready += self._begin_pieces()
         return ready
 
     def _take(self, lines: bytes) -> bytes:
-        """Take whole lines."""
-        if not self.acknowledged and lines.startswith(protocol.ACKNOWLEDGEMENT_PREFIX):
+        """Take whole lines, up to the first that may not be relayed."""
+        length = 0
+        for line in lines.split(b"\n")[:-1]:
+            if not self._may_relay(line):
+                break
+            length += len(line) + 1
+            if self.end is not None:
+                break
+        return lines[:length]
+
+    def _may_relay(self, line: bytes) -> bool:
+        """Note what a line is."""
+        if self.acknowledged and line.startswith(protocol.STREAM_PREFIX):
+            return True
+        if not self.acknowledged and line.startswith(protocol.ACKNOWLEDGEMENT_PREFIX):
             self.acknowledged = True
-        last = lines.rfind(b"\n", 0, -1) + 1
-        kind = protocol.daemon_end(lines[last : last + protocol.MAX_PREFIX])
+            return True
+        kind = protocol.daemon_end(line)
         if kind == protocol.EXCEPTION and self.refuse_exceptions:
-            return lines[:last]
-        if kind is not None:
-            self.end = kind
-            self.end_line = lines[last : last + self._max_buffer]
-        return lines
+            return False
+        if kind is None:
+            self.foreign = True
+            return False
+        self.end = kind
+        self.end_line = line[: self._max_buffer]
+        return True
 
     def _begin_pieces(self) -> bytes:
         piece = bytes(self._buffer)
         kind = protocol.daemon_end(piece[: protocol.MAX_PREFIX])
         if kind == protocol.EXCEPTION and self.refuse_exceptions:
+            return b""
+        if kind is None and not piece.startswith(protocol.STREAM_PREFIX):
+            self.foreign = True
             return b""
         self._buffer.clear()
         self.in_pieces = True

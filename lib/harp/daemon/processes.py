@@ -1,8 +1,9 @@
 """Processes of a call: finding them in /proc, and ending them all.
 
-A call's processes are those of its session and all descendants of its first one. A
-process that has left the session and whose parent has ended is neither: who does both
-before the kill begins gets away, as a daemon started on purpose does.
+A call's processes are those of its session and all descendants of its first one, to
+which those whose parents have ended are given (``kernel.adopt_orphans``). Only what has
+left the session before the first process ended gets away, as a service does that was
+started on purpose.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ def look_at(pid: int) -> Process | None:
     finally:
         os.close(fd)
     # The name, in parentheses, may hold anything. proc(5) numbers the fields after
-    # it from 3: state, ppid, pgrp, session, ..., 22: start time.
+    # it from 3: state, ppid, pgrp, session, ..., 20: threads, 22: start time.
     fields = data[data.rindex(b")") + 2 :].split()
-    if fields[0] in (b"Z", b"X"):
-        return None  # its parent may never ask for the status
+    # A zombie is gone, though its parent may never ask for the status; but not one
+    # whose first thread has ended and whose others go on.
+    if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
+        return None
     return Process(pid, int(fields[1]), int(fields[3]), int(fields[19]))
 
 

@@ -26,6 +26,7 @@ from .caller import Caller
 from .children import Child
 from .lines import CallLines
 from .output import OutputLog
+from .slots import Slot
 
 _CHUNK = 64 * 1024
 _MAX_LINE_BUFFER = 1024 * 1024  # a longer line is relayed in pieces
@@ -43,6 +44,7 @@ class Relay:
     :param client: the caller's connection
     :param child: the process
     :param waker: set by others when something has changed: the child's exit, the stop
+    :param slot: the call's place in the counts; freed when its processes are gone
     :param order: line for the process
     :param timeout: seconds that the call may take; None: for ever
     :param send_timeout: seconds after which a caller that takes nothing is gone
@@ -58,6 +60,7 @@ class Relay:
         child: Child,
         waker: wire.Waker,
         *,
+        slot: Slot,
         order: bytes,
         timeout: float | None,
         send_timeout: float,
@@ -66,6 +69,7 @@ class Relay:
     ) -> None:
         self._child = child
         self._waker = waker
+        self._slot = slot
         self._order = memoryview(order)
         self._timeout = timeout
         self._is_stopping = is_stopping
@@ -171,6 +175,7 @@ class Relay:
             self._child.kill()
         if self._is_exited():
             self._exit_deadline = None
+            self._slot.free()
             self._drain()
             if not self._child_open and self.end is None:
                 self._conclude()
@@ -200,7 +205,12 @@ class Relay:
             self._child_open = False
             self._expect_exit()
             return
-        self._caller.add(self._lines.feed(data))
+        data = self._lines.feed(data)
+        if self._lines.end is not None:
+            self._slot.ending()  # before the caller can know
+        self._caller.add(data)
+        if self._lines.foreign:
+            self._kill(errors.INVALID_RESULT)
         if self._lines.end is not None and self.end is None:
             self._note_end()
 
@@ -280,8 +290,11 @@ class Relay:
             return protocol.build_daemon_error(self.end, text)
         if self.end == errors.SHUTDOWN:
             return protocol.build_daemon_error(self.end, "the daemon stops")
+        if self.end == errors.INVALID_RESULT:
+            text = "the procedure has written to the socket of its call"
+            return protocol.build_daemon_error(self.end, text)
         if self._child.exit is None:
-            text = "the daemon's spawner died, and the process with it"
+            text = "the daemon's spawner died, and the call's first process with it"
             return protocol.build_daemon_error(self.end, text)
         status = self._child.exit.status
         if status < 0:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from .. import errors, protocol, wire
-from ..proc import Result
+from ..proc import Context, ProcedureError, Result, limits_of
 from . import accounts, kernel, values
 from .control import Order, Settings
 from .loading import Loaded
@@ -27,6 +27,9 @@ _CHUNK = 64 * 1024
 _REHEARSED = inspect.signature(lambda value: value)
 _MAX_MESSAGE = 64 * 1024
 """Characters of an exception's message and traceback; more is for no one to read."""
+
+
+_STDERR_TAIL = 4096  # characters: the last lines say what went wrong
 
 
 def run(
@@ -68,6 +71,7 @@ def _settle_in(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setsid()
     kernel.die_with_parent(spawner)
+    kernel.adopt_orphans()
     kernel.set_process_name("harpd-standby")
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -120,12 +124,15 @@ class _Call:
             return self._fail(errors.NO_SUCH_PROCEDURE, "no such procedure")
         kernel.set_process_name(order.procedure)
         try:
+            _set_limits(loaded.procedure)
             self._change_user(loaded)
-        except (OSError, LookupError) as error:
-            return self._fail(errors.SYSTEM_ERROR, f"can't change user: {error}")
+        except (OSError, LookupError, ValueError) as error:
+            return self._fail(
+                errors.SYSTEM_ERROR, f"can't set user and limits: {error}"
+            )
         _set_environment(order)
         try:
-            bound = _bind(loaded.signature, order.arguments)
+            bound = _bind_call(loaded, order)
         except TypeError as error:
             return self._fail(errors.INVALID_ARGUMENT_LIST, str(error))
         streaming = loaded.procedure.streaming
@@ -192,14 +199,27 @@ class _Call:
 
     def _build_exception(self, error: BaseException) -> dict:
         cls = type(error)
-        data = {"class": cls.__qualname__, "module": cls.__module__}
         try:
             message = str(error)
         except BaseException as another:
             message = f"(no text: its str() raised {type(another).__name__})"
+        if isinstance(error, ProcedureError):
+            data = self._check_data(error.data)
+            return protocol.build_exception(error.type, _cut(message), data)
+        data = {"class": cls.__qualname__, "module": cls.__module__}
+        data |= _data_of_command(error)
         if self._settings.traceback:
             data["traceback"] = _format_traceback(error)
         return protocol.build_exception(cls.__name__, _cut(message), data)
+
+    def _check_data(self, data: object) -> object:
+        """Return what a procedure adds to its error, or what is wrong with it: the
+        error must not be lost for that."""
+        try:
+            self._encode(protocol.build_result, data)
+        except values.InvalidValue as error:
+            return {"invalid_data": str(error)}
+        return data
 
     def _fail(self, type_: str, message: str) -> None:
         self._send(wire.encode(protocol.build_daemon_error(type_, _cut(message))))
@@ -215,6 +235,63 @@ def _bind(signature, arguments: list | dict):
     if isinstance(arguments, dict):
         return signature.bind(**arguments)
     return signature.bind(*arguments)
+
+
+def _bind_call(loaded: Loaded, order: Order) -> inspect.BoundArguments:
+    """Return the arguments of a call, with the context where it is wanted.
+
+    :raises TypeError: if they don't fit what callers may give
+    """
+    bound = _bind(loaded.signature, order.arguments)
+    if loaded.context is None:
+        return bound
+    parameter = loaded.whole.parameters[loaded.context]
+    if parameter.kind != parameter.POSITIONAL_ONLY and parameter.name in bound.kwargs:
+        # It would go to ``**others``, and then stand there twice.
+        raise TypeError(f"got an unexpected keyword argument {parameter.name!r}")
+    context = Context(order.user, order.peer, order.job_id, order.procedure)
+    return inspect.BoundArguments(
+        loaded.whole, {**bound.arguments, parameter.name: context}
+    )
+
+
+_RESOURCES = {
+    "memory": resource.RLIMIT_AS,
+    "open_files": resource.RLIMIT_NOFILE,
+    "processes": resource.RLIMIT_NPROC,
+    "cpu_time": resource.RLIMIT_CPU,
+}
+
+
+def _set_limits(procedure) -> None:
+    """Set the limits of a procedure. Before the change of user, as root may also raise
+    them.
+
+    :raises OSError: if it isn't allowed
+    :raises ValueError: as setrlimit does for the same
+    """
+    if not procedure.limits:
+        return
+    for name, most in limits_of(procedure).items():
+        # The soft limit of processor time is a signal that says what it was about.
+        hard = most + 1 if name == "cpu_time" else most
+        resource.setrlimit(_RESOURCES[name], (most, hard))
+
+
+def _data_of_command(error: BaseException) -> dict:
+    """Return what the failure of a command tells beyond its text."""
+    subprocess = sys.modules.get("subprocess")
+    if subprocess is None or not isinstance(error, subprocess.CalledProcessError):
+        return {}
+    stderr = error.stderr
+    if isinstance(stderr, bytes):
+        stderr = stderr.decode("utf-8", "backslashreplace")
+    if not isinstance(stderr, str):
+        stderr = None
+    return {
+        "returncode": error.returncode,
+        "stderr": stderr and stderr[-_STDERR_TAIL:],
+    }
 
 
 def _set_environment(order: Order) -> None:

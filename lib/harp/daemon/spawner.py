@@ -15,6 +15,7 @@ A call's first process, seen from here::
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
@@ -24,10 +25,10 @@ import socket
 import sys
 import time
 
-from . import accounts, control, kernel, loading, processes, runner
+from . import access, accounts, control, kernel, loading, processes, runner
 
 _RECHECK = 0.02  # s between two looks at processes that are to end
-_RETRY = 0.2  # s until another try after a fork that failed
+_RETRY = 0.2  # s until another try after a fork that failed, or came to nothing
 
 
 def command(fd: int) -> list[str]:
@@ -61,8 +62,13 @@ def main(fd: int) -> None:
         return
     settings = control.Settings.from_text(message.text)
     os.chdir("/")
+    _enter_surroundings(settings)
+    faults = _check_hands(settings)
+    if faults:
+        control.send(channel, control.FAILED, text="\n".join(faults))
+        return
     try:
-        procedures = loading.load(settings.procedures_file)
+        procedures, digest = loading.load(settings.procedures_file)
     except loading.LoadingError as error:
         control.send(channel, control.FAILED, text=str(error))
         return
@@ -70,12 +76,53 @@ def main(fd: int) -> None:
         name: loaded._replace(account=_find_account(loaded, settings))
         for name, loaded in procedures.items()
     }
-    table = control.write_table([loading.describe(p) for p in procedures.values()])
+    table = control.write_table(
+        [_describe(loaded, settings) for loaded in procedures.values()], digest
+    )
     control.send(channel, control.LOADED, descriptors=(table,))
     os.close(table)
     kernel.outlive_parent()
     _prepare_for_calls()
     Spawner(channel, procedures, settings).run()
+
+
+def _enter_surroundings(settings: control.Settings) -> None:
+    """Set what all calls find around them."""
+    os.environ.clear()  # a successor has inherited what was configured before
+    os.environ.update(settings.environment)
+    with contextlib.suppress(LookupError):
+        me = accounts.find(os.getuid(), None)
+        os.environ.update(HOME=me.home, USER=me.name, LOGNAME=me.name)
+    sys.path[:0] = settings.python_path
+
+
+def _check_hands(settings: control.Settings) -> list[str]:
+    """Say what of the code that is about to run others could have written. Here, as
+    the front, as another user, may not be able to look at it."""
+    owner = os.getuid()
+    found = access.code_that_others_can_write(settings.procedures_file, owner)
+    for path in settings.python_path:
+        if not os.path.isdir(path):
+            found.append(f"procedures.python_path: {path}: is no directory")
+        found += [
+            f"procedures.python_path: {text}"
+            for text in access.code_that_others_can_write(path, owner)
+        ]
+    return found
+
+
+def _describe(loaded: loading.Loaded, settings: control.Settings):
+    description = loading.describe(loaded, _uid_of(loaded))
+    try:
+        account = accounts.of_procedure(loaded.procedure, settings)
+        if account is None or accounts.can_become(account):
+            return description
+        user = account.name or account.uid
+        group = account.gid
+        fault = f"harpd isn't root, and can't run it as user {user}, group {group}"
+    except LookupError as error:
+        fault = str(error.args[0])
+    return description._replace(account_fault=fault)
 
 
 def _find_account(
@@ -85,6 +132,13 @@ def _find_account(
         return accounts.of_procedure(loaded.procedure, settings)
     except LookupError:
         return None  # a call will look again, and say so
+
+
+def _uid_of(loaded: loading.Loaded) -> int | None:
+    if loaded.account is not None:
+        return loaded.account.uid
+    # Root never runs a procedure that nobody said it for.
+    return os.getuid() or None
 
 
 def _prepare_for_calls() -> None:
@@ -142,6 +196,7 @@ class Spawner:
         self._last_number = 0
         self._by_number: dict[int, _Child] = {}
         self._by_pidfd: dict[int, _Child] = {}
+        self._successors: dict[int, int] = {}  # pids by pidfd
         self._standby = 0
         self._unable = False
         self._fork_not_before = 0.0
@@ -152,11 +207,19 @@ class Spawner:
     def run(self) -> None:
         while not self._closing or self._by_number:
             to_kill = []
+            exited = []
             for fd, _ in self._poll.poll(self._time_left()):
                 if fd == self._channel.fileno():
                     to_kill += self._read_channel()
+                elif fd in self._successors:
+                    self._forget_successor(fd)
                 else:
-                    self._child_exited(self._by_pidfd[fd])
+                    exited.append(self._by_pidfd[fd])
+            # That a child was given a call is said before it can exit.
+            while any(child.standby for child in exited) and self._is_told_more():
+                to_kill += self._read_channel()
+            for child in exited:
+                self._child_exited(child)
             self._begin_to_kill(to_kill)
             self._go_on_killing()
             if self._wants_to_fork() and time.monotonic() >= self._fork_not_before:
@@ -193,6 +256,13 @@ class Spawner:
         self._leave_standby(child)
         return [child] if message.kind == control.KILL else []
 
+    def _is_told_more(self) -> bool:
+        if self._closing:
+            return False
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        return bool(poll.poll(0))
+
     def _report(self, kind: int, **fields) -> None:
         try:
             control.send(self._channel, kind, **fields)
@@ -202,16 +272,27 @@ class Spawner:
     def _start_successor(self, fd: int) -> None:
         arguments = command(fd)
         try:
-            if os.fork() == 0:
+            pid = os.fork()
+            if pid == 0:
                 try:
                     os.set_inheritable(fd, True)
                     os.execv(arguments[0], arguments)
                 finally:
                     os._exit(1)
+            pidfd = _open_pidfd(pid)
         except OSError as error:
             # The front sees its end of the channel close.
             print(f"can't start a spawner: {error}", file=sys.stderr, flush=True)
+        else:
+            self._successors[pidfd] = pid
+            self._poll.register(pidfd, select.POLLIN)
         os.close(fd)
+
+    def _forget_successor(self, pidfd: int) -> None:
+        """It has ended: its procedures did not load, or it has outlived our use."""
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        os.waitpid(self._successors.pop(pidfd), 0)
 
     # --- children ---
 
@@ -279,6 +360,10 @@ class Spawner:
 
     def _child_exited(self, child: _Child) -> None:
         self._stop_watching(child)
+        if child.standby:
+            # It has died, or the front has no descriptors for it. The next one may
+            # fare no better.
+            self._fork_not_before = time.monotonic() + _RETRY
         if child.killing is None:
             self._finish(child)
         # Otherwise it stays a zombie until all of its processes have gone.

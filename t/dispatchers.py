@@ -1,11 +1,13 @@
-"""A real harpcallerd for tests, a client that speaks to it in bytes, and daemons that do
-what a script says."""
+"""A real harpcallerd for tests, a client that speaks to it in bytes, and daemons that
+do what a script says."""
 
+import contextlib
 import json
 import os
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 import peers
@@ -188,13 +190,21 @@ class Dispatcher(testing.Program):
     # --- looking at its files ---
 
     def path(self, job_id) -> Path:
-        """Where a job's file is now."""
-        [path] = self.jobs.rglob(f"{job_id}.jsonl")
+        """Where the file of a job that hasn't ended is."""
+        return self.jobs / "active" / f"{job_id}.jsonl"
+
+    def done_path(self, job_id) -> Path:
+        """Where the file of an ended job is; it moves there after its end is shown."""
+        deadline = time.monotonic() + _SECONDS
+        while self.path(job_id).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        [path] = (self.jobs / "done").glob(f"*/{job_id}.jsonl")
         return path
 
     def file(self, job_id) -> list[dict]:
-        """Return the lines of a job's file."""
-        data = self.path(job_id).read_bytes()
+        """Return the lines of an ended job's file."""
+        data = self.done_path(job_id).read_bytes()
         assert data.endswith(b"\n")
         return [json.loads(line) for line in data.splitlines()]
 
@@ -257,15 +267,13 @@ class Daemon:
                 self._serving -= 1
 
     def _serve_call(self, connection: peers.PeerConnection) -> None:
-        try:
+        # The dispatcher may cancel or be killed at any moment.
+        with contextlib.suppress(OSError):
             line = connection.readline()
-        except OSError:
-            return
-        if not line:
-            return
-        received = json.loads(line)
-        self.requests.append(received)
-        self.scripts[received["procedure"]](connection, received)
+            if line:
+                received = json.loads(line)
+                self.requests.append(received)
+                self.scripts[received["procedure"]](connection, received)
 
 
 def send(connection, *messages) -> None:

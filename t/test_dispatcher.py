@@ -214,7 +214,7 @@ def test_call_that_is_repeated_while_it_runs_or_waits_runs_once(
     for job_id in made:
         again = call_request("wait", job_id=job_id, queue={"name": {"q": "repeat"}})
         assert dispatcher.ask(again)["job_id"] == job_id
-    for job_id in made:
+    for job_id in reversed(made):
         assert dispatcher.cancel(job_id) == {"cancelled": True}
     assert daemon.called("wait") == 1
 
@@ -564,7 +564,8 @@ def test_live_stream_is_read_up_to_now(dispatcher, feed, wait_for):
 
 
 @pytest.mark.parametrize(
-    ("keys", "first"), [({}, 2), ({"recent": 1}, 1), ({"since": 0}, 0), ({"since": 3}, 3)]
+    ("keys", "first"),
+    [({}, 2), ({"recent": 1}, 1), ({"since": 0}, 0), ({"since": 3}, 3)],
 )
 def test_live_stream_is_followed_from_where_it_is_asked(
     dispatcher, feed, wait_for, keys, first
@@ -763,12 +764,15 @@ def test_jobs_are_listed_newest_first_in_pages(dispatcher, listed):
         assert listed(group="pages", limit=limit) == newest_first
 
 
-def test_jobs_are_listed_by_what_is_asked(dispatcher, daemon, listed, waiting_job, wait_for):
+def test_jobs_are_listed_by_what_is_asked(
+    dispatcher, daemon, listed, waiting_job, wait_for
+):
+    queue = {"name": {"q": "filters"}}
     done = dispatcher.call("echo", group="filters")
     dispatcher.result(done)
-    running = waiting_job(group="filters", queue={"name": {"q": "filters"}})
+    running = waiting_job(group="filters", queue=queue)
     wait_for(lambda: daemon.called("wait"))
-    queued = waiting_job(group="filters", queue={"name": {"q": "filters"}}, host="nowhere")
+    queued = waiting_job(group="filters", queue=queue, host="nowhere")
     submit = dispatcher.status(done)["time"]["submit"]
     both = sorted([running, queued], reverse=True)
     for filters, expected in [
@@ -950,10 +954,11 @@ def test_blanks_around_a_request_are_fine(dispatcher, ending):
         assert "hosts" in client.reply()
 
 
+PARSE = "parse_error"
 FATAL = {
     "invalid UTF-8": (b'{"harpcaller":1,"get_result":"\xff"}\n', "parse_error"),
     "surrogate": (b'{"harpcaller":1,"get_result":"\xed\xa0\x80"}\n', "parse_error"),
-    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 200, "parse_error"),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 200, PARSE),
     "endless": (b"x" * 50_000_000, "invalid_request"),
     "long": (b'{"x":"' + b"x" * 5_000_000 + b'"}\n', "invalid_request"),
 }

@@ -3,9 +3,9 @@ case the type of the error, whether the procedure ran, the file on disk, and tha
 are served."""
 
 import contextlib
+import resource
 import socket
 import ssl
-import struct
 import threading
 import time
 
@@ -14,13 +14,13 @@ import pytest
 from dispatchers import (
     ACKNOWLEDGED,
     ACKNOWLEDGED_STREAM,
-    HOST,
     Daemon,
     Dispatcher,
     call_request,
     host_entry,
     request,
     send,
+    to_line,
 )
 from harp import testing
 
@@ -124,9 +124,22 @@ def dispatcher(surroundings, daemon, wait_for):
 
 
 @pytest.fixture
+def make_dispatcher(tmp_path, daemon, request):
+    """``make_dispatcher(hosts, **changes)`` starts one for this test alone."""
+
+    def make(*hosts, **changes):
+        dispatcher = Dispatcher(tmp_path / "dispatcher", hosts, **changes)
+        request.addfinalizer(dispatcher.stop)
+        dispatcher.start()
+        return dispatcher
+
+    return make
+
+
+@pytest.fixture
 def run(dispatcher, daemon):
-    """``run(script, **options)``: submits a call to a daemon that does that after it has
-    read the request, and returns the job's id."""
+    """``run(script, **options)`` submits a call to a daemon that does that after it
+    has read the request, and returns the job's id."""
 
     def start(script, **options):
         daemon.scripts["test"] = lambda connection, received: script(connection)
@@ -147,7 +160,6 @@ def assert_error(dispatcher, job_id, type, ran, text=""):
     assert record["job_id"] == job_id
     assert stored == end
     assert trailer["outcome"] == "error"
-    assert dispatcher.path(job_id).parent.parent.name == "done"
     # The start is on disk before the request is sent.
     sent = bool(others) and "start" in others[0]
     if ran != "no":
@@ -249,29 +261,6 @@ def test_max_exec_time_counts_while_connecting(dispatcher, plain):
     plain.script = lambda peer: peer.read_to_end()
     job_id = dispatcher.call("echo", host="plain", max_exec_time=1)
     assert_error(dispatcher, job_id, "timeout", "no", "max_exec_time")
-
-
-def test_request_that_the_daemon_does_not_take_has_not_run(
-    dispatcher, plain, server_context
-):
-    def handshake_only(peer):
-        # As little as possible in the kernel's buffers.
-        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        with server_context.wrap_socket(peer.sock, server_side=True) as sock:
-            plain.connected.set()
-            while peer._stopped.wait(0.05) is False and not plain.finished.is_set():
-                pass
-            del sock
-
-    plain.finished = threading.Event()
-    plain.script = handshake_only
-    text = "x" * 1_000_000
-    job_id = dispatcher.call("echo", text, host="plain", timeout=1)
-    end = dispatcher.result(job_id)
-    plain.finished.set()
-    if end["error"]["ran"] == "maybe":
-        pytest.skip("this kernel takes a whole request for a peer that doesn't read")
-    assert_error(dispatcher, job_id, "timeout", "no", "doesn't read the request")
 
 
 # --- what daemons do wrong after the request ----------------------------------------
@@ -502,7 +491,7 @@ def test_refusal_of_a_request_that_is_not_read_is_passed_on(
 
     def refuse(peer):
         with server_context.wrap_socket(peer.sock, server_side=True) as sock:
-            sock.sendall(b'{"harp":1,"error":{"type":"overloaded","message":"too many calls"}}\n')
+            sock.sendall(to_line({"harp": 1, "error": error}))
             # As a server should: so that the peer gets to read it.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_WR)
@@ -606,7 +595,7 @@ def test_job_whose_file_becomes_too_large_is_cancelled_over_there(
     )
     assert ended.wait(10)
     assert 0 < len(packets_in(others)) < 34
-    assert dispatcher.path(job_id).stat().st_size < 3_001_000
+    assert dispatcher.done_path(job_id).stat().st_size < 3_001_000
 
 
 def test_job_that_is_silent_for_max_exec_time_says_so(dispatcher, run):
@@ -854,20 +843,39 @@ def test_queue_goes_on_only_when_a_daemon_that_erred_has_closed(
     assert dispatcher.result(second) == {"result": []}
 
 
+def test_request_that_the_daemon_does_not_take_has_not_run(
+    make_dispatcher, plain, server_context, certificate, wait_for
+):
+    finished = threading.Event()
+
+    def handshake_only(peer):
+        # As little as possible in the kernel's buffers.
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with server_context.wrap_socket(peer.sock, server_side=True):
+            plain.connected.set()
+            finished.wait(30)
+
+    plain.script = handshake_only
+    dispatcher = make_dispatcher(
+        host_entry(plain.address, "plain", cert_sha256=certificate.sha256),
+        limits={"arguments": "32 MiB"},
+    )
+    text = "x" * 30_000_000
+    timed_out = dispatcher.call("echo", text, host="plain", timeout=1)
+    cancelled = dispatcher.call("echo", text, host="plain", timeout=20)
+    assert_error(dispatcher, timed_out, "timeout", "no", "doesn't read the request")
+    wait_for(lambda: dispatcher.path(cancelled).read_bytes().count(b"\n") == 2)
+    assert dispatcher.cancel(cancelled) == {"cancelled": True}
+    assert_cancelled(dispatcher, cancelled)
+    cut_off = dispatcher.call("echo", text, host="plain", timeout=20)
+    wait_for(lambda: dispatcher.path(cut_off).read_bytes().count(b"\n") == 2)
+    dispatcher.stop()
+    dispatcher.start()
+    assert_error(dispatcher, cut_off, "shutdown", "no")
+    finished.set()
+
+
 # --- trust --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def make_dispatcher(tmp_path, daemon, request):
-    """``make_dispatcher(hosts, **changes)`` starts one for this test alone."""
-
-    def make(*hosts, **changes):
-        dispatcher = Dispatcher(tmp_path / "dispatcher", hosts, **changes)
-        request.addfinalizer(dispatcher.stop)
-        dispatcher.start()
-        return dispatcher
-
-    return make
 
 
 def test_authority_vouches_for_the_name_of_the_host(
@@ -880,7 +888,9 @@ def test_authority_vouches_for_the_name_of_the_host(
         host_entry(daemon.address, "web03"),
         host_entry(daemon.address, "web04", tls_name="a" * 70),
         host_entry(daemon.address, "web05", tls_name=".."),
-        host_entry(daemon.address, "pinned", cert_sha256="0" * 64, tls_name="localhost"),
+        host_entry(
+            daemon.address, "pinned", cert_sha256="0" * 64, tls_name="localhost"
+        ),
         trust={"ca_file": certificate.certificate},
     )
     for host in ("localhost", "web01", "web02"):
@@ -942,8 +952,6 @@ def test_known_certificates_are_read_again_when_they_change(
 def test_out_of_descriptors_is_an_error_of_this_machine_and_passes(
     make_dispatcher, daemon, certificate, wait_for
 ):
-    import resource
-
     dispatcher = make_dispatcher(
         host_entry(daemon.address, cert_sha256=certificate.sha256)
     )
@@ -957,12 +965,7 @@ def test_out_of_descriptors_is_an_error_of_this_machine_and_passes(
             if "error" in reply:
                 assert reply["error"]["type"] == "storage_error"
                 continue
-            resource_is_back = threading.Event()
-            client.send(request("get_result", reply["job_id"]))
-            try:
-                end = client.reply()
-            finally:
-                resource_is_back.set()
+            end = client.ask(request("get_result", reply["job_id"]))
             if "error" in end:
                 assert end["error"]["type"] in ("os_error", "storage_error"), end
         resource.prlimit(dispatcher.pid, resource.RLIMIT_NOFILE, (hard, hard))

@@ -7,7 +7,13 @@ import time
 import pytest
 from harp import config
 from harp.dispatcher import hosts as hosts_module
-from harp.dispatcher.hosts import Host, Hosts, parse_fingerprint, parse_host, parse_hosts
+from harp.dispatcher.hosts import (
+    Host,
+    Hosts,
+    parse_fingerprint,
+    parse_host,
+    parse_hosts,
+)
 from harp.errors import Refusal
 
 PIN = "0123456789abcdef" * 4

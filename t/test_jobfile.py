@@ -17,7 +17,16 @@ from harp.dispatcher.jobfile import (
     packet_number,
 )
 from harp.dispatcher.recovery import Tail, end_of_cut_off
-from joblogs import CALL, END, START, FailingDisk, end_line, make_record, packet, trailer
+from joblogs import (
+    CALL,
+    END,
+    START,
+    FailingDisk,
+    end_line,
+    make_record,
+    packet,
+    trailer,
+)
 
 MOST = 1 << 30
 RECORD = make_record()

@@ -236,7 +236,9 @@ def test_ended_job_is_filed_under_the_hour_of_its_id(log, directory):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_ended_job_that_can_not_be_moved_is_read_where_it_is(log, disk, directory, code):
+def test_ended_job_that_can_not_be_moved_is_read_where_it_is(
+    log, disk, directory, code
+):
     record = make_record()
     writer = log.writer(record.job_id, log.create(record))
     writer.finish(END, trailer(0))

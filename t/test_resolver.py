@@ -81,7 +81,8 @@ def test_name_that_there_is_not_is_an_error(names, waker):
 
 
 @pytest.mark.parametrize(
-    "name", ["a\0b", "a..b", "a" * 64 + ".example", "\udce9", "x" * 300, "a b", "é" * 99]
+    "name",
+    ["a\0b", "a..b", "a" * 64 + ".example", "\udce9", "x" * 300, "a b", "é" * 99],
 )
 def test_name_that_none_can_have_is_an_error_and_harms_no_other(names, waker, name):
     resolver = Resolver()

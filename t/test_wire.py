@@ -1050,3 +1050,43 @@ def test_connecting_to_a_busy_unix_socket_waits_for_its_turn(
 def test_unix_socket_that_is_none_is_an_error(tmp_path, path):
     with pytest.raises(OSError):
         wire.connect(socket.AF_UNIX, str(tmp_path / path), 100, within(NEVER))
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_peer_that_has_gone_is_noticed_while_a_waker_is_awaited(family, tmp_path):
+    ours, theirs = connected_pair(family, tmp_path)
+    connection = wire.Connection(ours, 100)
+    theirs.close()
+    with pytest.raises(wire.EndOfStream):
+        connection.wait_until_woken(time.monotonic() + 10)
+    connection.close()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_peer_that_closed_its_sending_side_is_not_taken_for_gone(family, tmp_path):
+    ours, theirs = connected_pair(family, tmp_path)
+    waker = wire.Waker()
+    connection = wire.Connection(ours, 100, (waker,))
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(wire.DeadlineExceeded):
+        connection.wait_until_woken(time.monotonic() + 0.05)
+    waker.wake()
+    connection.wait_until_woken(None)
+    waker.clear()
+    connection.send(wire.encode({"cancelled": True}), None)
+    connection.close()
+    with theirs, theirs.makefile("rb") as file:
+        assert wire.decode(file.readline()) == {"cancelled": True}
+    waker.close()
+
+
+def connected_pair(family, directory):
+    """Two ends of a connection, TCP or Unix."""
+    address = ("127.0.0.1", 0) if family == socket.AF_INET else str(directory / "s")
+    with socket.socket(family) as listener:
+        listener.bind(address)
+        listener.listen()
+        theirs = socket.socket(family)
+        theirs.connect(listener.getsockname())
+        ours, _ = listener.accept()
+    return ours, theirs

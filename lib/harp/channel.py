@@ -42,20 +42,13 @@ class Channel:
         self._connection = self._connect(time.monotonic() + timeout)
 
     def _connect(self, deadline: float) -> wire.Connection:
-        candidates = self._resolve()
-        for left, (family, address) in zip(
-            range(len(candidates), 0, -1), candidates, strict=True
-        ):
-            now = time.monotonic()
-            try:
-                # A part of the time for each, or the last would never be tried.
-                until = now + max(0.0, deadline - now) / left
-                return wire.connect(family, address, _MAX_LINE, until)
-            except wire.DeadlineExceeded:
-                fault = self.error("can't connect: no answer in time")
-            except (OSError, OverflowError) as error:
-                fault = self.error(f"can't connect: {_reason(error)}")
-        raise fault
+        try:
+            connection, _ = wire.connect_to_any(self._resolve(), _MAX_LINE, deadline)
+            return connection
+        except wire.DeadlineExceeded:
+            raise self.error("can't connect: no answer in time") from None
+        except (OSError, OverflowError) as error:
+            raise self.error(f"can't connect: {_reason(error)}") from None
 
     def _resolve(self) -> list[tuple[int, tuple | str]]:
         address = self._address

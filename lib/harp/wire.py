@@ -1,15 +1,14 @@
-"""JSON lines over a socket: strict decoding, limits, deadlines, TLS.
+"""JSON lines over a socket: limits, deadlines, TLS.
 
 A :class:`Connection` is used by one thread, its owner. Another thread ends the owner's
 wait with a :class:`Waker`; it never touches the socket. Sockets are non-blocking and
 every wait is one ``poll`` over the socket and the wakers, so that a deadline counts
-for the whole of what is awaited, not for each read. Rules of the format:
-doc/protocol.rst, "Lines".
+for the whole of what is awaited, not for each read. What a line holds is
+:mod:`harp.jsonline`'s affair; its functions are at hand here as well.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import socket
@@ -18,14 +17,14 @@ import time
 from _thread import allocate_lock
 
 from .errors import INVALID_REQUEST, PARSE_ERROR, Refusal
-
-MAX_DEPTH = 128
-"""Levels of nesting that a value of the user may have."""
-
-WRAPPING_DEPTH = 8
-WRAPPING_BYTES = 64 * 1024
-"""What a line may have in levels and bytes beyond the user's values in it: room for
-what is wrapped around them."""
+from .jsonline import (  # noqa: F401
+    MAX_DEPTH,
+    WRAPPING_BYTES,
+    WRAPPING_DEPTH,
+    check_depth,
+    decode,
+    encode,
+)
 
 _CHUNK = 64 * 1024
 _DISCARD_BYTES = 64 * 1024 * 1024
@@ -107,109 +106,6 @@ class Waker:
                 self._fd = -1
 
 
-# --- values and lines ---------------------------------------------------------------
-
-
-def encode(message: object) -> bytes:
-    """Return ``message`` as one line, with its newline.
-
-    :raises ValueError: for NaN, infinities, integers of more than 4300 digits, nesting
-        beyond what the interpreter can follow, circular values
-    :raises TypeError: for what is not JSON at all
-    """
-    try:
-        text = _encoder.encode(message)
-    except RecursionError:
-        raise ValueError("value is nested too deep") from None
-    # Only lone surrogates can't be encoded, and they can stand in strings only, where
-    # this error handler writes exactly their JSON escape.
-    return text.encode("utf-8", "backslashreplace") + b"\n"
-
-
-def decode(line: bytes) -> dict:
-    """Return the object that a line holds.
-
-    :raises Refusal: ``parse_error`` if it isn't JSON in UTF-8, ``invalid_request`` if
-        it is no object, nested too deep, or holds a duplicate key or a number that is
-        too large
-    """
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise Refusal(
-            PARSE_ERROR, f"not UTF-8 at byte {error.start}", closes=True
-        ) from None
-    try:
-        message = _decoder.decode(text)
-        # Whoever has no more brackets than levels can't be too deep.
-        if line.count(b"[") + line.count(b"{") > MAX_DEPTH + WRAPPING_DEPTH:
-            check_depth(message, MAX_DEPTH + WRAPPING_DEPTH)
-    except json.JSONDecodeError as error:
-        raise Refusal(
-            PARSE_ERROR, f"not JSON: {error.msg} at character {error.pos}"
-        ) from None
-    except RecursionError:
-        raise Refusal(INVALID_REQUEST, _TOO_DEEP) from None
-    except ValueError:
-        # Python's own limit on digits (sys.set_int_max_str_digits).
-        raise Refusal(INVALID_REQUEST, "integer of more than 4300 digits") from None
-    if not isinstance(message, dict):
-        raise Refusal(INVALID_REQUEST, "message is not a JSON object")
-    return message
-
-
-def check_depth(value: object, limit: int) -> None:
-    """Check that ``value`` has at most ``limit`` levels of arrays and objects.
-
-    :raises Refusal: ``invalid_request`` if it has more
-    """
-    level = [value] if isinstance(value, (dict, list)) else []
-    depth = 0
-    while level:
-        depth += 1
-        if depth > limit:
-            raise Refusal(INVALID_REQUEST, _TOO_DEEP)
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list))
-        ]
-
-
-_TOO_DEEP = "nested too deep"
-
-
-def _object(pairs: list) -> dict:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise Refusal(INVALID_REQUEST, f"duplicate key {key[:100]!a}")
-            seen.add(key)
-    return result
-
-
-def _float(text: str) -> float:
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        raise Refusal(INVALID_REQUEST, "number is too large")
-    return number
-
-
-def _constant(name: str):
-    raise Refusal(PARSE_ERROR, f"not JSON: {name}")
-
-
-_encoder = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":")
-)
-_decoder = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=_float, parse_constant=_constant
-)
-
-
 # --- connections --------------------------------------------------------------------
 
 
@@ -234,6 +130,7 @@ class Connection:
             self._poll.register(waker, select.POLLIN)
         self._buffer = bytearray()
         self._searched = 0
+        self._has_half_closed = False
         self._use(
             sock, {BlockingIOError: select.POLLIN}, {BlockingIOError: select.POLLOUT}
         )
@@ -283,8 +180,9 @@ class Connection:
     def fileno(self) -> int:
         return self._fd
 
-    def wait(self, event: int, deadline: float | None) -> None:
-        """Wait until the socket is ready for a poll event.
+    def wait(self, event: int, deadline: float | None) -> int:
+        """Wait until the socket is ready for a poll event, and return what has come:
+        that, a hang-up, or an error.
 
         :param deadline: on the monotonic clock; None: for ever
         :raises Woken: if a waker was set
@@ -299,19 +197,38 @@ class Connection:
         for fd, _ in ready:
             if fd != self._fd:
                 raise Woken
+        return ready[0][1]
 
     def wait_until_woken(self, deadline: float | None) -> None:
         """Wait for a waker, whatever the peer sends meanwhile; it may have closed its
         sending side.
 
+        One that has closed both sides looks the same, until it is sent something:
+        then its kernel answers with a reset. So it gets a blank, which may stand before
+        any message.
+
         :raises EndOfStream: if the peer has gone altogether
         :raises DeadlineExceeded: if no waker was set in time
         """
         try:
+            if not self._has_half_closed:
+                event = self.wait(select.POLLRDHUP, deadline)
+                self._has_half_closed = True
+                if event & (select.POLLHUP | select.POLLERR):
+                    raise EndOfStream(partial=False)
+                self.send_some(b" ")
             self.wait(0, deadline)  # hang-up and error are reported always
         except Woken:
             return
+        except OSError:
+            pass
         raise EndOfStream(partial=False)
+
+    def wait_for_input(self, deadline: float | None) -> None:
+        """Wait until the beginning of a line is there. Errors as for
+        :meth:`readline`."""
+        while not self._buffer:
+            self._fill(deadline)
 
     def receive_some(self) -> tuple[bytes, int]:
         """Receive what is there, without waiting.
@@ -447,20 +364,21 @@ class Connection:
     def close(self) -> None:
         self.sock.close()
 
-    def close_after_reading(self) -> None:
+    def close_after_reading(self, waker: Waker | None = None) -> None:
         """Close so that the peer gets to read what was sent last: with input unread,
-        the kernel would reset the connection and the peer's copy be lost. Nothing
-        wakes this; it takes five seconds at most."""
+        the kernel would reset the connection and the peer's copy be lost. It takes
+        five seconds at most; of wakers only the one that is given ends it early."""
         deadline = time.monotonic() + DISCARD_SECONDS
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
+        if waker is not None:
+            poll.register(waker, select.POLLIN)
         discarded = 0
         try:
             self.finish()
             while discarded < _DISCARD_BYTES:
-                remaining = deadline - time.monotonic()
-                if remaining <= 0 or not poll.poll(remaining * 1000):
-                    break
+                if [fd for fd, _ in poll.poll(_milliseconds(deadline))] != [self._fd]:
+                    break  # time is over, or we were woken
                 length = self.discard()
                 if not length:
                     break

@@ -4,11 +4,11 @@ connection and decides the end; others ask it to stop through the job.
 
 ::
 
-    step          an error is     what it waits for       asked to stop
-    connecting    ran: no         resolver, TCP, TLS      cancelled, or back to the queue
-    sending       ran: no         the daemon to read      cancelled, or back to the queue
-    sent          ran: maybe      acknowledgement         half-close, read on until closed
-    acknowledged  ran: yes        packets, end            half-close, read on until closed
+    step          an error is  what it waits for    asked to stop
+    connecting    ran: no      resolver, TCP, TLS   cancelled, or back to the queue
+    sending       ran: no      the daemon to read   ends at once
+    sent          ran: maybe   acknowledgement      half-close, read on until closed
+    acknowledged  ran: yes     packets, end         half-close, read on until closed
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ class _Attempt:
     def connect(self) -> None:
         host = self._caller.hosts.get(self._call.host)
         if host is None:
-            raise self._fail(UNKNOWN_HOST, f"no host {self._call.host!a} in the registry")
+            text = f"no host {self._call.host!a} in the registry"
+            raise self._fail(UNKNOWN_HOST, text)
         self._host = host
         limit = time.monotonic() + self._config.connect_timeout
         deadline = min(limit, self._run_deadline)

@@ -80,7 +80,12 @@ class JobLog:
     """
 
     def __init__(
-        self, directory: str, *, max_job_size: int, reserve: int, disk: Disk | None = None
+        self,
+        directory: str,
+        *,
+        max_job_size: int,
+        reserve: int,
+        disk: Disk | None = None,
     ) -> None:
         self._directory = directory
         self._active = os.path.join(directory, "active")
@@ -130,8 +135,9 @@ class JobLog:
             raise LogInUse(
                 f"{self._directory}: in use by another dispatcher, process {holder}"
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.write(self._lock, b"%d\n" % os.getpid())
+        # Not cut first, and of one length: so it can be written on a full disk, too.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._lock, b"%-10d\n" % os.getpid(), 0)
 
     def _check_layout(self) -> None:
         path = os.path.join(self._directory, "format")

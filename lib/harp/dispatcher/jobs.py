@@ -51,6 +51,9 @@ younger than that is ever pruned, so that repeating a call finds it."""
 _RETRY_SECONDS = 1.0
 """Between two attempts to store an end for which there was no room."""
 
+_LAST_SECONDS = 1.0
+"""Of the time for a stop: none is tried any more, the threads end."""
+
 
 class Jobs:
     """All jobs. Called from any thread.
@@ -76,6 +79,7 @@ class Jobs:
         self._order = 0
         self._accepting = False
         self._closing = False
+        self._close_by = 0.0
         self._late: list[threading.Thread] = []  # main thread only
 
     # --- start and stop ---
@@ -128,6 +132,7 @@ class Jobs:
         with self._changed:
             self._accepting = False
             self._closing = True
+            self._close_by = deadline - _LAST_SECONDS
             self._changed.notify_all()
             jobs = list(self._active.values())
         for job in jobs:
@@ -299,10 +304,17 @@ class Jobs:
             job.report_unstored(True)
 
     def _pause(self) -> bool:
-        """Wait before the next attempt to store something; False: no more attempts,
-        the dispatcher stops."""
+        """Wait before the next attempt to store something; False: the dispatcher stops
+        and has no more time for one."""
         with self._changed:
-            return not self._changed.wait_for(lambda: self._closing, _RETRY_SECONDS)
+            if not self._closing:
+                self._changed.wait_for(lambda: self._closing, _RETRY_SECONDS)
+                return True
+            left = self._close_by - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(left, _RETRY_SECONDS))
+        return True
 
     # --- inside ---
 

@@ -3,6 +3,7 @@ connection's thread; the same for clients and for administration."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pwd
 import socket
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 256 * 1024  # bytes read from a file at a time
 _PIECE = 16 * 1024  # bytes that a client must take in one send_timeout
+_UNSENT = 64 * 1024
+"""What the kernel may hold for a client that is slow to read, beside what is under way.
+By itself it takes megabytes, and asks for more only when much of that has gone."""
+
 _PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
 
@@ -75,8 +80,11 @@ class Requests:
         except OSError as error:
             # Out of descriptors: there was one left for this socket, and no more.
             message = protocol.build_refusal(OVERLOADED, reason(error))
-            sock.sendall(wire.encode(message))
+            with contextlib.suppress(OSError):
+                sock.sendall(wire.encode(message))
             return
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
         connection = wire.Connection(sock, self._max_line, (self._stop, waker))
         client = _Client(self, connection, waker, _peer_user(sock), is_admin)
         try:
@@ -109,7 +117,7 @@ class _Client:
         self._within_line = False  # what was sent last ends in the middle of a line
 
     def serve(self) -> None:
-        line = self._next_request(self._config.request_timeout)
+        line = self._next_request(is_first=True)
         while line is not None:
             try:
                 message = wire.decode(line)
@@ -125,11 +133,15 @@ class _Client:
                 if self._within_line:
                     return
                 self._refuse(Refusal(STORAGE_ERROR, str(error)))
-            line = self._next_request(self._config.idle_timeout, is_first=False)
+            line = self._next_request(is_first=False)
 
-    def _next_request(self, patience: float, is_first: bool = True) -> bytes | None:
+    def _next_request(self, is_first: bool) -> bytes | None:
         """The next line; None if no more is to come, and the client has been told."""
+        patience = self._config.request_timeout
         try:
+            if not is_first:
+                idle = self._config.idle_timeout
+                self._connection.wait_for_input(time.monotonic() + idle)
             return self._connection.readline(time.monotonic() + patience)
         except Refusal as refusal:
             fault = refusal
@@ -272,12 +284,15 @@ class _Client:
         if not job.watch(size, self._waker):
             return
         try:
+            # News that came before the stop, an end above all, is not withheld.
+            if self._requests._stopping:
+                raise Refusal(
+                    SHUTDOWN, "the dispatcher stops; ask again later", closes=True
+                )
             self._connection.wait_until_woken(None)
         finally:
             job.unwatch(self._waker)
             self._waker.clear()
-        if self._requests._stopping:
-            raise Refusal(SHUTDOWN, "the dispatcher stops; ask again later", closes=True)
 
 
 _OPERATIONS = {

@@ -83,10 +83,10 @@ class Trust:
                 f"certificate of host {host.hostname} is not one for {host.tls_name} "
                 f"from trust.ca_file: {error.verify_message}"
             ) from None
-        except ValueError as error:  # UnicodeError among them
-            raise NotTrusted(
-                f"tls_name {host.tls_name!a} can't stand in a certificate: {error}"
-            ) from None
+        except ssl.SSLError as error:
+            if error.errno is None:  # not of the peer: the name can't be asked for
+                raise NotTrusted(f"tls_name of host {host.hostname}: {error}") from None
+            raise
 
     def _pins(self, host: Host) -> frozenset[str]:
         if host.cert_sha256 is not None:

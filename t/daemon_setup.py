@@ -1,5 +1,6 @@
 """A real harpd for tests, and a caller that speaks to it in bytes."""
 
+import contextlib
 import json
 import os
 import socket
@@ -34,6 +35,7 @@ class Harpd(testing.Program):
             "listen": ["127.0.0.1:0"],
             "tls": {"certificate": certificate.certificate, "key": certificate.key},
             "users": {USER: f"plain:{PASSWORD}"},
+            "auth": {"failure_delay": 0.001},
             "procedures": {},
             "limits": {"standby": 2, "kill_grace": 0.5},
         }
@@ -43,6 +45,7 @@ class Harpd(testing.Program):
             if isinstance(value, dict):
                 value = config.get(key, {}) | value
             config[key] = value
+        self.config_file.touch(mode=0o600)  # there are passwords in it
         self.config_file.write_text(testing.to_toml(config))
 
     @property
@@ -137,7 +140,8 @@ def error_of(message: dict) -> tuple[str, str]:
 def children_of(pid: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        found += map(int, (task / "children").read_text().split())
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, (task / "children").read_text().split())
     return found
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import re
 
+from ipaddress import ip_network
+
 import pytest
 
 from harp import config
@@ -99,6 +101,20 @@ CASES = {
     "STRING_TABLE": (
         [({}, {}), ({"a.b": "c"}, {"a.b": "c"})],
         [[], "a", {"a": 1}, {"a": {"b": "c"}}],
+    ),
+    "STRING_LISTS": (
+        [({}, {}), ({"a": ["b", "c"], "d": []}, {"a": ("b", "c"), "d": ()})],
+        [[], "a", {"a": "b"}, {"a": [1]}, {"a": {"b": []}}],
+    ),
+    "NETWORKS": (
+        [
+            ([], ()),
+            (
+                ["10.0.0.0/8", "::1"],
+                (ip_network("10.0.0.0/8"), ip_network("::1/128")),
+            ),
+        ],
+        ["10.0.0.0/8", ["10.0.0.1/8"], ["localhost"], [5], [""]],
     ),
     "TCP_ADDRESSES": (
         [

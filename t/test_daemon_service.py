@@ -25,7 +25,7 @@ from daemon_setup import (  # noqa: F401
 def run(program: Harpd) -> tuple[int, str]:
     """Return exit status and standard error of a daemon that doesn't start."""
     process = subprocess.run(
-        program._argv, capture_output=True, text=True, timeout=30, stdin=subprocess.PIPE
+        program.argv, capture_output=True, text=True, timeout=30, stdin=subprocess.PIPE
     )
     assert "Traceback" not in process.stderr
     assert process.stdout == ""
@@ -145,7 +145,7 @@ def test_harpd_runs_through_a_symbolic_link(make_harpd, tmp_path):
     link = tmp_path / "harpd"
     link.symlink_to(HARPD[-1])
     daemon = make_harpd(start=False)
-    daemon._argv[1] = str(link)
+    daemon.argv[1] = str(link)
     daemon.start()
     assert daemon.end("echo", 1) == {"result": 1}
 
@@ -168,6 +168,7 @@ def test_users_of_the_password_file_are_read_again_when_it_changes(
     one = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
     two = "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3"
     file = tmp_path / "passwords"
+    file.touch(mode=0o600)
     file.write_text(f"# comment\nadmin:sha256:{one}\nbroken\nplain:plain:x\n")
     daemon = make_harpd(password_file=str(file))
 

@@ -14,30 +14,37 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 600
 
 # What each part may import of the others; a part is a module or a package in lib/harp.
-LEAVES = {"errors", "proc", "jobid", "log", "address"}
-SERVER_SIDE = LEAVES | {"wire", "protocol", "config", "server", "service"}
+LEAVES = {"errors", "proc", "jobid", "log", "address", "size"}
+SERVER_SIDE = LEAVES | {
+    "wire", "protocol", "kinds", "config", "server", "service", "pidfile", "actions"
+}  # fmt: skip
 ALLOWED = {
     "errors": set(),
-    "proc": {"errors"},
+    "size": set(),
+    "proc": {"errors", "size"},
     "jobid": {"errors"},
     "log": {"errors"},
     "address": {"errors"},
-    "wire": {"errors"},
+    "jsonline": {"errors"},
+    "wire": {"errors", "jsonline"},
     "protocol": {"errors"},
     "channel": {"errors", "address", "wire"},
     "client": {"errors", "proc", "jobid", "address", "wire", "protocol", "channel"},
     "direct": {"errors", "proc", "jobid", "address", "wire", "protocol", "channel"}
     | {"client"},
     "__init__": {"errors", "proc", "client", "direct"},
-    "config": {"address", "protocol"},
+    "kinds": {"address", "protocol", "size"},
+    "config": {"address", "kinds"},
     "server": {"address", "wire", "config", "log"},
     "service": {"log"},
+    "pidfile": {"errors"},
+    "actions": {"errors", "pidfile"},
     "daemon": SERVER_SIDE,
     "dispatcher": SERVER_SIDE,
     "testing": {"client", "direct"},
     "cli": LEAVES
     | {"__init__", "wire", "protocol", "channel", "client", "direct", "config"}
-    | {"testing", "daemon", "dispatcher"},
+    | {"pidfile", "actions", "testing", "daemon", "dispatcher"},
 }
 
 
@@ -137,7 +144,8 @@ def test_client_library_is_light(run_python):
     assert not HEAVY & loaded
     assert {name for name in loaded if name.startswith("harp")} <= {
         "harp", "harp.address", "harp.channel", "harp.client", "harp.direct",
-        "harp.errors", "harp.jobid", "harp.proc", "harp.protocol", "harp.wire",
+        "harp.errors", "harp.jobid", "harp.jsonline", "harp.proc", "harp.protocol",
+        "harp.wire",
     }  # fmt: skip
 
 

@@ -85,7 +85,8 @@ def test_sigusr1_shows_where_all_threads_are():
         [sys.executable, "-c", STACKS], stderr=subprocess.PIPE, text=True, timeout=60
     )
     assert process.returncode == 0
-    assert "most recent call first" in process.stderr
+    assert "stack of thread MainThread (most recent call last)" in process.stderr
+    assert ", in wait" in process.stderr
 
 
 # --- readiness ----------------------------------------------------------------------

@@ -21,7 +21,15 @@ from .errors import (
     RemoteError,
     RemoteException,
 )
-from .proc import Result, procedure, streaming_procedure
+from .proc import (
+    Context,
+    Procedure,
+    ProcedureError,
+    Result,
+    StreamingProcedure,
+    procedure,
+    streaming_procedure,
+)
 
 __version__ = "1.0"
 
@@ -30,11 +38,14 @@ __all__ = [
     "CALL_NOT_FINISHED",
     "CancelledException",
     "CommunicationError",
+    "Context",
     "HarpCaller",
     "HarpException",
     "HarpProcedure",
     "HarpServer",
     "HarpStreamIterator",
+    "Procedure",
+    "ProcedureError",
     "RemoteCall",
     "RemoteError",
     "RemoteException",
@@ -42,6 +53,7 @@ __all__ = [
     "RemoteServer",
     "Result",
     "StreamIterator",
+    "StreamingProcedure",
     "procedure",
     "streaming_procedure",
 ]

@@ -1,7 +1,7 @@
-"""What an init script does, for both daemons: start, stop, restart, try-restart, reload,
-force-reload, status, with the exit statuses of the Linux Standard Base (LSB core 5.0,
-"Init Script Actions"). Where a systemd unit of the daemon is active, the actions are
-systemd's."""
+"""What an init script does, for both daemons: start, stop, restart, try-restart,
+reload, force-reload, status, with the exit statuses of the Linux Standard Base (LSB
+core 5.0, "Init Script Actions"). Where a systemd unit of the daemon is active, the
+actions are systemd's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from . import pidfile
 OK = 0
 FAILED = 1
 NO_PERMISSION = 4
+NOT_CONFIGURED = 6
 NOT_RUNNING = 7
+
+EX_CONFIG = 78
+"""Exit status of a daemon's command whose configuration is at fault (sysexits.h)."""
 
 # Of the action "status" only.
 DEAD_WITH_PIDFILE = 1
@@ -27,6 +31,7 @@ UNKNOWN = 4
 
 _STOP_SECONDS = 120.0  # beyond any grace that a daemon gives its calls
 _RELOAD_SECONDS = 60.0
+_SYSTEMD = "/run/systemd/system"  # is there if systemd runs: sd_booted(3)
 _ANSWER = ".reload"  # behind the pid file's name: where the daemon says how it went
 
 
@@ -83,29 +88,40 @@ def _start(service: Service) -> int:
     if pid is not None:
         _say(service, f"runs already, process {pid}")
         return OK
-    return subprocess.call(service.command)
+    status = subprocess.call(service.command)
+    if status == EX_CONFIG:
+        return NOT_CONFIGURED
+    return FAILED if status else OK
 
 
 def _stop(service: Service) -> int:
     pid = pidfile.running(service.pidfile)
-    if pid is None:
-        return OK
+    if pid is not None and not _end(pid):
+        _say(service, f"process {pid} has not ended in {_STOP_SECONDS:.0f} s")
+        return FAILED
+    try:
+        # A daemon that has dropped to another user can't.
+        pidfile.remove_stale(service.pidfile)
+    except pidfile.AlreadyRunning:
+        pass  # somebody has started it meanwhile
+    return OK
+
+
+def _end(pid: int) -> bool:
+    """End a process in order; False: it doesn't."""
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
-        return OK
+        return True
     try:
-        os.kill(pid, signal.SIGTERM)
+        signal.pidfd_send_signal(process, signal.SIGTERM)
         poll = select.poll()
         poll.register(process, select.POLLIN)
-        if poll.poll(_STOP_SECONDS * 1000):
-            return OK
+        return bool(poll.poll(_STOP_SECONDS * 1000))
     except ProcessLookupError:
-        return OK
+        return True
     finally:
         os.close(process)
-    _say(service, f"process {pid} has not ended in {_STOP_SECONDS:.0f} s")
-    return FAILED
 
 
 def _restart(service: Service) -> int:
@@ -121,31 +137,59 @@ def _reload(service: Service) -> int:
     if pid is None:
         _say(service, "does not run")
         return NOT_RUNNING
-    path = service.pidfile + _ANSWER
-    if os.path.exists(path):
-        os.unlink(path)
-    os.mkfifo(path, 0o600)
     try:
-        # The daemon may have dropped to another user.
-        os.chown(path, os.stat(f"/proc/{pid}").st_uid, -1)
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb", buffering=0) as answers:
-            os.kill(pid, signal.SIGHUP)
-            answer = _read_answer(answers)
-    finally:
-        os.unlink(path)
+        answer = _ask_to_reload(pid, service.pidfile + _ANSWER)
+    except ProcessLookupError:
+        answer = f"process {pid} has ended"
     if answer == "ok":
         return OK
     _say(service, answer or f"no word from process {pid} in {_RELOAD_SECONDS:.0f} s")
     return FAILED
 
 
-def _read_answer(answers) -> str:
+def _ask_to_reload(pid: int, path: str) -> str:
+    """Have a process reload, and return what it says; empty if it says nothing.
+
+    :param path: of the FIFO to say it through
+    """
+    process = os.pidfd_open(pid)
+    try:
+        if os.path.lexists(path):
+            os.unlink(path)  # left by one who was interrupted
+        os.mkfifo(path, 0o600)
+        # The daemon may have dropped to another user.
+        if os.geteuid() == 0:
+            os.chown(path, _user(pid), -1)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as answers:
+            signal.pidfd_send_signal(process, signal.SIGHUP)
+            return _read_answer(answers, process)
+    finally:
+        os.close(process)
+        if os.path.lexists(path):
+            os.unlink(path)
+
+
+def _user(pid: int) -> int:
+    """Return the user that a process has dropped to. Its directory in /proc is root's
+    then, as nobody else may look into it."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("Uid:"):
+                return int(line.split()[2])
+    raise ProcessLookupError
+
+
+def _read_answer(answers, process: int) -> str:
     poll = select.poll()
     poll.register(answers, select.POLLIN)
-    if not poll.poll(_RELOAD_SECONDS * 1000):
-        return ""
-    return answers.read(select.PIPE_BUF).decode("utf-8", "replace")
+    poll.register(process, select.POLLIN)
+    ready = [fd for fd, _ in poll.poll(_RELOAD_SECONDS * 1000)]
+    if answers.fileno() in ready:
+        return answers.read(select.PIPE_BUF).decode("utf-8", "replace")
+    if ready:
+        raise ProcessLookupError
+    return ""
 
 
 def _status(service: Service) -> int:
@@ -172,7 +216,9 @@ ACTIONS = {
 
 
 def _is_systemds(name: str) -> bool:
-    if not os.path.isdir("/run/systemd/system") or shutil.which("systemctl") is None:
+    if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
+        return False  # the unit itself does it, by ExecReload= for example
+    if not os.path.isdir(_SYSTEMD) or shutil.which("systemctl") is None:
         return False
     return not subprocess.call(["systemctl", "is-active", "--quiet", f"{name}.service"])
 

@@ -8,13 +8,28 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from . import protocol
-from .address import Address, parse_address
+from .address import Address
+from .kinds import (
+    BOOLEAN,
+    COUNT,
+    LISTENERS,
+    NETWORKS,
+    SECONDS,
+    SIZE,
+    STRING,
+    STRINGS,
+    STRING_LISTS,
+    STRING_TABLE,
+    TCP_ADDRESSES,
+    USER,
+    WHOLE_SECONDS,
+    Kind,
+    choice,
+)
 
 
 class ConfigError(Exception):
@@ -26,17 +41,6 @@ class ConfigError(Exception):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
-
-
-class Kind(NamedTuple):
-    """What a value can be.
-
-    :ivar text: what the value must be, for people
-    :ivar parse: TOML's value to ours; raises ValueError with what is wrong
-    """
-
-    text: str
-    parse: Callable[[Any], Any]
 
 
 class Key(NamedTuple):
@@ -52,139 +56,6 @@ class Key(NamedTuple):
     default: object
     unit: str
     meaning: str
-
-
-# --- kinds of values ----------------------------------------------------------------
-
-
-def _typed(type_: type | tuple, text: str) -> Kind:
-    def parse(value):
-        if not isinstance(value, type_):
-            raise ValueError
-        return value
-
-    return Kind(text, parse)
-
-
-STRING = _typed(str, "a string")
-BOOLEAN = _typed(bool, "true or false")
-
-
-def _parse_seconds(value) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError
-    if not 0 < value <= protocol.MAX_SECONDS:
-        raise ValueError(f"out of range (0 to {protocol.MAX_SECONDS}): {value}")
-    return value
-
-
-def _parse_count(value) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError
-    if value < 1:
-        raise ValueError(f"must be at least 1, is {value}")
-    return value
-
-
-def _parse_whole_seconds(value) -> int:
-    return _parse_count(_parse_seconds(value))
-
-
-_SIZE = re.compile(r"([0-9]+) ?(KiB|MiB|GiB)")
-_SIZE_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-
-def _parse_size(value) -> int:
-    if isinstance(value, str):
-        match = _SIZE.fullmatch(value)
-        if match is None:
-            raise ValueError
-        value = int(match[1]) * _SIZE_UNITS[match[2]]
-    return _parse_count(value)
-
-
-def _parse_user(value):
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise ValueError
-    if isinstance(value, int) and value < 0:
-        raise ValueError(f"must not be negative, is {value}")
-    return value
-
-
-def _parse_strings(value) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError
-    return tuple(value)
-
-
-def _parse_string_table(value) -> Mapping[str, str]:
-    if not isinstance(value, dict):
-        raise ValueError
-    for name, item in value.items():
-        if not isinstance(item, str):
-            raise ValueError(f"{name}: must be a string")
-    return dict(value)
-
-
-def _parse_tcp_addresses(value) -> tuple[Address, ...]:
-    addresses = tuple(parse_address(text) for text in _parse_strings(value))
-    for address in addresses:
-        if address.path is not None:
-            raise ValueError(f"must be TCP: {address}")
-    if not addresses:
-        raise ValueError("must not be empty")
-    return addresses
-
-
-def _parse_listeners(value) -> tuple[Address, ...]:
-    if not isinstance(value, list):
-        raise ValueError
-    if not value:
-        raise ValueError("must not be empty")
-    return tuple(_parse_listener(entry) for entry in value)
-
-
-def _parse_listener(entry) -> Address:
-    if isinstance(entry, str):
-        entry = {"address": entry}
-    if not isinstance(entry, dict) or not isinstance(entry.get("address"), str):
-        raise ValueError
-    unknown = entry.keys() - {"address", "anonymous"}
-    if unknown:
-        raise ValueError(f"unknown key {min(unknown)!r} beside {entry['address']!r}")
-    anonymous = entry.get("anonymous", False)
-    if not isinstance(anonymous, bool):
-        raise ValueError(f"anonymous must be true or false at {entry['address']!r}")
-    address = parse_address(entry["address"])._replace(anonymous=anonymous)
-    if address.path is None and not anonymous:
-        raise ValueError(
-            f"{address}: a TCP listener lets in whoever can connect; say so with "
-            f'{{address = "{address}", anonymous = true}}, or use unix:PATH'
-        )
-    return address
-
-
-def _choice(*choices: str) -> Kind:
-    def parse(value):
-        if value not in choices:
-            raise ValueError
-        return value
-
-    return Kind("one of " + ", ".join(f'"{choice}"' for choice in choices), parse)
-
-
-SECONDS = Kind("a number above 0", _parse_seconds)
-WHOLE_SECONDS = Kind("a positive integer", _parse_whole_seconds)
-COUNT = Kind("a positive integer", _parse_count)
-SIZE = Kind('a positive integer or a string like "16 MiB"', _parse_size)
-USER = Kind("a name or a number", _parse_user)
-STRINGS = Kind("an array of strings", _parse_strings)
-STRING_TABLE = Kind("a table of strings", _parse_string_table)
-TCP_ADDRESSES = Kind('an array of "ADDRESS:PORT"', _parse_tcp_addresses)
-LISTENERS = Kind(
-    'an array of "unix:PATH" or {address = "ADDRESS:PORT", anonymous = true}',
-    _parse_listeners,
-)
 
 
 def key(
@@ -227,6 +98,43 @@ class DaemonConfig:
         None,
         "more users, a line each: NAME:sha256:HEX or NAME:scrypt:…",
     )
+    allow_from: tuple | None = key(
+        "allow_from",
+        NETWORKS,
+        None,
+        "networks that connections may come from; by default all",
+    )
+    auth_backends: tuple[str, ...] = key(
+        "auth.backends",
+        STRINGS,
+        [],
+        "further modules that know users; importable, with create(config)",
+    )
+    auth_remember: float = key(
+        "auth.remember",
+        SECONDS,
+        600,
+        "how long a password that was verified is not hashed again",
+        "s",
+    )
+    failure_delay: float = key(
+        "auth.failure_delay",
+        SECONDS,
+        0.1,
+        "before the reply to a failure; doubled with each further one of the same "
+        "address or user",
+        "s",
+    )
+    max_failure_delay: float = key(
+        "auth.max_failure_delay", SECONDS, 5, "the longest such delay", "s"
+    )
+    authorization: Mapping[str, tuple[str, ...]] | None = key(
+        "authorization",
+        STRING_LISTS,
+        None,
+        'what each user may call: name = ["PATTERN", …], * and ? as for files; without '
+        "this table everybody may call everything, with it nobody what isn't listed",
+    )
     procedures_file: str = key(
         "procedures.file",
         STRING,
@@ -245,12 +153,45 @@ class DaemonConfig:
         None,
         "group of those calls; by default the groups of that user",
     )
+    python_path: tuple[str, ...] = key(
+        "procedures.python_path",
+        STRINGS,
+        [],
+        "directories that modules are looked for in first; of the procedures, of "
+        "authentication and of logging",
+    )
     default_timeout: float | None = key(
         "procedures.timeout",
         SECONDS,
         None,
         "how long a call may take whose procedure doesn't say; by default for ever",
         "s",
+    )
+    environment: Mapping[str, str] = key(
+        "environment",
+        STRING_TABLE,
+        {},
+        'variables that calls have in their environment: NAME = "VALUE"',
+    )
+    front_user: str | int | None = key(
+        "front.user",
+        USER,
+        None,
+        "user that the part runs as which speaks with callers, if harpd is started by "
+        "root; by default root",
+    )
+    front_group: str | int | None = key(
+        "front.group",
+        USER,
+        None,
+        "its group; by default the groups of that user",
+    )
+    logging: str | None = key(
+        "logging",
+        STRING,
+        None,
+        "where the log goes: TOML or JSON for logging.config.dictConfig; by default "
+        "standard error, in the background the system's log",
     )
     traceback: bool = key(
         "procedures.traceback",
@@ -266,6 +207,13 @@ class DaemonConfig:
     )
     max_calls: int = key(
         "limits.calls", COUNT, 1000, "calls at a time; a further one is refused"
+    )
+    max_unauthenticated: int = key(
+        "limits.unauthenticated",
+        COUNT,
+        200,
+        "connections that have not authenticated yet; at the limit those that have "
+        "been there for a second give way",
     )
     handshake_timeout: float = key(
         "limits.handshake_timeout",
@@ -376,7 +324,7 @@ class DispatcherConfig:
     )
     verify: str = key(
         "trust.verify",
-        _choice("required", "none"),
+        choice("required", "none"),
         "required",
         "none: speak to hosts whose certificate nothing vouches for",
     )

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 
+_SYSTEM_LOG = "/dev/log"  # syslog(3)
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -27,7 +28,7 @@ class fields:
 
 def to_stderr(level: int = logging.INFO) -> None:
     """Send the log to standard error, a line for each record."""
-    logging.basicConfig(stream=sys.stderr, level=level, format=FORMAT)
+    logging.basicConfig(stream=sys.stderr, level=level, format=FORMAT, force=True)
     # A log that can't be written must not write tracebacks in its stead.
     logging.raiseExceptions = False
 
@@ -40,32 +41,51 @@ def to_syslog(name: str, level: int = logging.INFO) -> None:
     """
     from logging.handlers import SysLogHandler
 
-    handler = SysLogHandler("/dev/log", SysLogHandler.LOG_DAEMON)
+    os.stat(_SYSTEM_LOG)  # the handler would go on without, and never say so
+    handler = SysLogHandler(_SYSTEM_LOG, SysLogHandler.LOG_DAEMON)
     handler.ident = f"{name}[{os.getpid()}]: "
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=level)
+    logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.raiseExceptions = False
 
 
-def from_file(path: str) -> None:
+def from_file(path: str) -> dict:
     """Send the log where a file says: TOML, or JSON if its name ends so, for
     ``logging.config.dictConfig``.
 
-    :raises ValueError: if it can't be used; says why
+    :returns: what the file holds, for :func:`from_content`
+    :raises ValueError: if it can't be used; says why, with the file
     """
-    import logging.config
     import tomllib
 
     try:
         with open(path, "rb") as file:
             content = json.load(file) if path.endswith(".json") else tomllib.load(file)
-        # Loggers exist before this, one for each module.
-        content.setdefault("disable_existing_loggers", False)
-        content.setdefault("version", 1)
-        logging.config.dictConfig(content)
+        if not isinstance(content, dict):
+            raise ValueError("must be an object")
+        from_content(content)
     except OSError as error:
-        raise ValueError(f"{error.filename or path}: {error.strerror}") from None
-    except (ValueError, TypeError, AttributeError, ImportError, KeyError) as error:
-        reason = f"{error}: {error.__cause__}" if error.__cause__ else error
-        raise ValueError(f"{path}: {reason}") from None
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return content
+
+
+def from_content(content: dict) -> None:
+    """Send the log where the content of such a file says.
+
+    :raises ValueError: if it can't be used; says why
+    """
+    import copy
+    import logging.config
+
+    # Loggers exist before this, one for each module.
+    defaults = {"version": 1, "disable_existing_loggers": False}
+    try:
+        # A copy: it is taken apart.
+        logging.config.dictConfig(defaults | copy.deepcopy(content))
+    # It may name any class, which may raise anything.
+    except Exception as error:
+        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        raise ValueError(reason) from None
     logging.raiseExceptions = False

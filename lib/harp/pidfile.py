@@ -6,6 +6,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
+
+_LOOK_SECONDS = 0.2  # whoever looks whether it is locked has it for a moment
 
 
 class AlreadyRunning(Exception):
@@ -33,20 +36,20 @@ class Pidfile:
         :raises OSError: if the file can't be written
         """
         while self._fd < 0:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            # For reading only: a daemon that drops to another user must not be able
+            # to write another pid there, for root to send signals to.
+            fd = os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if not _lock(fd):
                 pid = _read_pid(fd)
                 os.close(fd)
-                raise AlreadyRunning(self.path, pid) from None
+                raise AlreadyRunning(self.path, pid)
             # Whoever held it before may have removed it since it was opened.
             if _is_file(fd, self.path):
                 self._fd = fd
             else:
                 os.close(fd)
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, b"%d\n" % os.getpid())
+        with open(self.path, "w", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
 
     def release(self) -> None:
         """Remove the file, if it was taken."""
@@ -55,11 +58,25 @@ class Pidfile:
         try:
             os.unlink(self.path)
         except OSError as error:
-            # Left behind, it is stale, and that is known from its lock.
+            # Left behind, it is stale, and that is known from its lock. Who stops a
+            # daemon by "stop" removes it.
             if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM):
                 raise
         os.close(self._fd)
         self._fd = -1
+
+
+def _lock(fd: int) -> bool:
+    """Lock a file for good; False: another process has it."""
+    deadline = time.monotonic() + _LOOK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(_LOOK_SECONDS / 20)
 
 
 def running(path: str) -> int | None:
@@ -79,6 +96,18 @@ def running(path: str) -> int | None:
         return None
     finally:
         os.close(fd)
+
+
+def remove_stale(path: str) -> None:
+    """Remove a pid file that no process holds.
+
+    :raises AlreadyRunning: if one does
+    :raises OSError: if the file can't be removed
+    """
+    if os.path.exists(path):
+        file = Pidfile(path)
+        file.take()
+        file.release()
 
 
 def _read_pid(fd: int) -> int | None:

@@ -663,6 +663,25 @@ class DaemonCall(
     __slots__ = ()
 
 
+class ListProcedures(namedtuple("ListProcedures", ("user", "password"))):
+    """A request to a daemon: what may that user call?"""
+
+    __slots__ = ()
+    procedure = None
+    job_id = None
+
+
+class ProcedureList(namedtuple("ProcedureList", ("procedures", "version", "digest"))):
+    """What a daemon offers.
+
+    :ivar procedures: objects as :func:`build_procedure` makes them
+    :ivar version: the daemon's
+    :ivar digest: of the source of its procedures
+    """
+
+    __slots__ = ()
+
+
 class Acknowledgement(namedtuple("Acknowledgement", ("stream_result",))):
     __slots__ = ()
 
@@ -683,22 +702,91 @@ def build_daemon_call(call: DaemonCall) -> dict:
     return request
 
 
-def parse_daemon_call(message: dict) -> DaemonCall:
+def parse_daemon_request(message: dict) -> DaemonCall | ListProcedures:
     """Return what a request to a daemon asks for.
 
     :raises Refusal: ``invalid_protocol`` or ``invalid_request``
     """
+    if message.get("procedures") is True and "procedure" not in message:
+        return ListProcedures(*_parse_auth(message))
+    return parse_daemon_call(message)
+
+
+def parse_daemon_call(message: dict) -> DaemonCall:
+    """Return the call that a daemon is asked for. Errors as for
+    :func:`parse_daemon_request`."""
+    user, password = _parse_auth(message)
+    return DaemonCall(
+        field(message, "procedure", str),
+        field(message, "arguments", (list, dict)),
+        user,
+        password,
+        optional(message, "job_id", str),
+    )
+
+
+def _parse_auth(message: dict) -> tuple[str, str]:
+    """Return user and password of a request of our version."""
     if not _is_int(message.get("harp")) or message["harp"] != VERSION:
         raise Refusal(
             INVALID_PROTOCOL, f'"harp" is not {VERSION}: other protocol version?'
         )
     auth = field(message, "auth", dict)
-    return DaemonCall(
-        field(message, "procedure", str),
-        field(message, "arguments", (list, dict)),
-        field(auth, "user", str, "auth."),
-        field(auth, "password", str, "auth."),
-        optional(message, "job_id", str),
+    return field(auth, "user", str, "auth."), field(auth, "password", str, "auth.")
+
+
+def build_list_procedures(request: ListProcedures) -> dict:
+    return {
+        "harp": VERSION,
+        "procedures": True,
+        "auth": {"user": request.user, "password": request.password},
+    }
+
+
+def build_procedure(
+    *,
+    name: str,
+    doc: str | None,
+    parameters: list[dict],
+    streaming: bool,
+    timeout: float | None,
+    concurrency: int | None,
+) -> dict:
+    """A procedure in a list of them.
+
+    :param parameters: objects with ``name``, ``kind`` (as ``inspect`` calls them, in
+        lower case) and, as source text, ``default`` and ``annotation`` if there are such
+    :param timeout: seconds that a call may take; None: for ever
+    :param concurrency: calls of it at a time; None: no limit of its own
+    """
+    return {
+        "name": name,
+        "doc": doc,
+        "parameters": parameters,
+        "streaming": streaming,
+        "timeout": timeout,
+        "concurrency": concurrency,
+    }
+
+
+def build_procedure_list(found: ProcedureList) -> dict:
+    return {"harp": VERSION, **found._asdict()}
+
+
+def parse_procedure_list(message: dict) -> ProcedureList:
+    """Return what a daemon replies to :class:`ListProcedures`, if it is no error.
+
+    :raises Refusal: if it isn't such a reply
+    """
+    procedures = field(message, "procedures", list)
+    for procedure in procedures:
+        if not isinstance(procedure, dict):
+            raise Refusal(INVALID_REQUEST, '"procedures" must be an array of objects')
+        field(procedure, "name", str, "procedures.")
+    return ProcedureList(
+        procedures,
+        field(message, "version", str),
+        field(message, "digest", str),
     )
 
 
@@ -768,6 +856,15 @@ def parse_daemon_message(message: dict) -> Acknowledgement | StreamValue | End:
     if ERROR in message:
         return End(ERROR, _parse_error_object(message, ERROR))
     return Acknowledgement(field(message, "stream_result", bool))
+
+
+def daemon_refusal(message: dict) -> str | None:
+    """Return the text of a daemon's error, None for any other message: what a client
+    hears that takes a daemon for a dispatcher."""
+    error = message.get(ERROR)
+    if "harp" not in message or not isinstance(error, dict):
+        return None
+    return str(error.get("message"))
 
 
 def _parse_error_object(message: dict, key: str, *more: str) -> dict:

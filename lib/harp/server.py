@@ -21,7 +21,34 @@ logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _PAUSE = 0.1  # s between two looks whether there are descriptors again
+_QUIET = 10.0  # s without a shortage until the next one is logged
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Gate:
+    """Decides who gets in; this one lets in everybody. Its methods, but for
+    :meth:`wake`, are called by the accepting thread and, :meth:`left`, by a
+    connection's own."""
+
+    def wait_for_room(self, is_stopping: Callable[[], bool]) -> None:
+        """Wait until another connection may be accepted, or the server stops."""
+
+    def wake(self) -> None:
+        """Look again whether the server stops."""
+
+    def relieve(self) -> None:
+        """The system is short of something: have a connection give way."""
+
+    def admit(self, sock: socket.socket, address: object) -> bool:
+        """Tell whether a connection may be served. From then on it counts, until
+        :meth:`left`.
+
+        :raises OSError: if that takes more than the system has at the moment
+        """
+        return True
+
+    def left(self, sock: socket.socket) -> None:
+        """Take note that a connection that was admitted has ended."""
 
 
 class Server(socketserver.ThreadingTCPServer):
@@ -33,6 +60,7 @@ class Server(socketserver.ThreadingTCPServer):
     :param name: prefix of the names of its threads
     :param max_connections: with so many, accepting pauses
     :param mode: permissions of a Unix socket
+    :param gate: decides who gets in; None: everybody
     :raises OSError: if the address can't be used; names it
     """
 
@@ -47,12 +75,14 @@ class Server(socketserver.ThreadingTCPServer):
         name: str,
         max_connections: int,
         mode: int = 0o600,
+        gate: Gate | None = None,
     ) -> None:
         self._serve = serve
         self._name = name
         self._max_connections = max_connections
         self._mode = mode
-        self._out_of_resources = False
+        self._gate = gate or Gate()
+        self._quiet_until = 0.0
         # Guards _serving and _stopping; notified when a thread leaves and at the stop.
         self._changed = threading.Condition()
         self._serving: set[threading.Thread] = set()
@@ -95,6 +125,7 @@ class Server(socketserver.ThreadingTCPServer):
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+        self._gate.wake()
         # Wakes the accepting thread, which waits without a time limit.
         self.socket.shutdown(socket.SHUT_RDWR)
         if self._acceptor.ident is not None:
@@ -129,51 +160,76 @@ class Server(socketserver.ThreadingTCPServer):
             self._changed.wait_for(
                 lambda: self._stopping or len(self._serving) < self._max_connections
             )
+        self._gate.wait_for_room(self._is_stopping)
         try:
-            request = super().get_request()
+            return super().get_request()
         except OSError as error:
             if error.errno in _OUT_OF_RESOURCES:
                 self._pause(error)
             raise
-        self._out_of_resources = False
-        return request
+
+    def _is_stopping(self) -> bool:
+        return self._stopping
+
+    def verify_request(self, request, client_address) -> bool:
+        while not self._stopping:
+            try:
+                return self._gate.admit(request, client_address)
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                self._pause(error)
+        return False
 
     def process_request(self, request, client_address) -> None:
-        thread = threading.Thread(
-            target=self._run,
-            args=(request, client_address),
-            name=f"{self._name}-{request.fileno()}",
-            daemon=True,  # one that is stuck must not keep the process from ending
-        )
-        with self._changed:
-            self._serving.add(thread)
-        try:
-            thread.start()
-        except RuntimeError as error:
+        while not self._stopping:
+            thread = threading.Thread(
+                target=self._run,
+                args=(request, client_address),
+                name=f"{self._name}-{request.fileno()}",
+                daemon=True,  # one that is stuck must not keep the process from ending
+            )
             with self._changed:
-                self._serving.discard(thread)
-            request.close()
-            self._pause(error)
+                self._serving.add(thread)
+            try:
+                thread.start()
+                return
+            except (RuntimeError, MemoryError) as error:  # the former: no more threads
+                with self._changed:
+                    self._serving.discard(thread)
+                self._pause(error)
+        self._gate.left(request)
+        request.close()
 
     def _run(self, request: socket.socket, client_address) -> None:
         try:
             wire.tune(request)
             self._serve(request, client_address)
+        except MemoryError as error:
+            self._note_shortage(error)
         except Exception:
             logger.exception("connection failed")
         finally:
+            self._gate.left(request)
             request.close()
             with self._changed:
                 self._serving.discard(threading.current_thread())
                 self._changed.notify_all()
 
-    def _pause(self, error: Exception) -> None:
-        if not self._out_of_resources:
-            self._out_of_resources = True
+    def _note_shortage(self, error: BaseException) -> None:
+        now = time.monotonic()
+        if now >= self._quiet_until:
             logger.error(
                 "out of resources, accepting pauses %s",
-                fields(address=str(self.address), error=str(error)),
+                fields(address=str(self.address), error=str(error) or repr(error)),
             )
+        # At the brink each connection that goes would bring a line otherwise.
+        self._quiet_until = now + _QUIET
+
+    def _pause(self, error: BaseException) -> None:
+        """Leave the connection waiting until there may be room again."""
+        self._note_shortage(error)
+        self._gate.relieve()
         with self._changed:
             self._changed.wait_for(lambda: self._stopping, _PAUSE)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
-import faulthandler
 import logging
 import os
 import resource
 import signal
 import socket
+import sys
+import threading
+import traceback
 
 from .log import fields
 
@@ -24,21 +26,20 @@ class Signals:
     in the main thread before any other is started."""
 
     _WANTED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    _CAUGHT = (*_WANTED, signal.SIGUSR1)
 
     def __enter__(self) -> Signals:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._previous = {
-            number: signal.signal(number, lambda *_: None) for number in self._WANTED
+            number: signal.signal(number, lambda *_: None) for number in self._CAUGHT
         }
         # With a handler in Python alone, a signal would wait until the main thread
         # happens to run; the wake-up descriptor ends its wait.
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        faulthandler.register(signal.SIGUSR1, all_threads=True)
         return self
 
     def __exit__(self, *_) -> None:
-        faulthandler.unregister(signal.SIGUSR1)
         signal.set_wakeup_fd(-1)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
@@ -46,9 +47,12 @@ class Signals:
         self._writer.close()
 
     def wait(self) -> signal.Signals:
-        """Wait for the next signal, or for :meth:`stop`."""
+        """Wait for the next signal, or for :meth:`stop`. SIGUSR1 is answered here: the
+        stacks of all threads go to the log."""
         while True:
             number = self._reader.recv(1)[0]
+            if number == signal.SIGUSR1:
+                _log_stacks()
             if number in self._WANTED:
                 return signal.Signals(number)
 
@@ -58,6 +62,21 @@ class Signals:
             self._writer.send(bytes((signal.SIGTERM,)))
         except BlockingIOError:
             pass  # it has signals enough to read
+
+
+def _log_stacks() -> None:
+    # All that was in flight, at one moment.
+    frames = sys._current_frames()
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident)
+        if frame is not None:
+            stack = traceback.StackSummary.extract(
+                reversed(list(traceback.walk_stack(frame)))
+            )
+            text = "".join(stack.format()).rstrip()
+            logger.warning(
+                "stack of thread %s (most recent call last):\n%s", thread.name, text
+            )
 
 
 class Background:

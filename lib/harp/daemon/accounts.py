@@ -1,11 +1,13 @@
-"""The user and groups that a call runs as."""
+"""The users and groups that calls and the front run as."""
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
 from collections import namedtuple
+from collections.abc import Iterator
 
 from ..proc import Procedure
 from .control import Settings
@@ -40,11 +42,12 @@ def of_procedure(procedure: Procedure, settings: Settings) -> Account | None:
     return find(user, group)
 
 
-def find(user: str | int, group: str | int | None) -> Account:
+def find(user: str | int, group: str | int | list | tuple | None) -> Account:
     """Return the account of a user.
 
     :param user: name or number
-    :param group: name or number, then the only one; None: the user's own groups
+    :param group: name or number, then the only one; a list of them, the first being
+        the primary one; None: the user's own groups
     :raises LookupError: if there is no such user or group; the text says so
     """
     try:
@@ -54,8 +57,9 @@ def find(user: str | int, group: str | int | None) -> Account:
             raise LookupError(f"no user is called {user!r}") from None
         entry = None
     if group is not None:
-        gid = _group_number(group)
-        groups = [gid]
+        several = group if isinstance(group, (list, tuple)) else [group]
+        groups = [_group_number(one) for one in several]
+        gid = groups[0]
     elif entry is not None:
         gid = entry.pw_gid
         groups = os.getgrouplist(entry.pw_name, gid)
@@ -88,6 +92,43 @@ def become(account: Account) -> None:
     # Something between us and the kernel may say yes and do nothing.
     if not _is_already(account) or set(os.getgroups()) != set(account.groups):
         raise PermissionError("user and groups did not change")
+    if account.uid != 0:
+        _check_root_is_gone()
+
+
+def _check_root_is_gone() -> None:
+    try:
+        os.setresuid(0, 0, 0)
+    except PermissionError:
+        return
+    raise PermissionError("user could become root again")
+
+
+def can_become(account: Account) -> bool:
+    """Tell whether this process may become that user."""
+    return os.getuid() == 0 or _is_already(account)
+
+
+@contextlib.contextmanager
+def acting_as(account: Account | None) -> Iterator[None]:
+    """Open files as that user would, for a while. Only where there is no other thread.
+
+    :param account: None: nothing changes
+    :raises OSError: if it isn't allowed
+    """
+    if account is None or os.geteuid() != 0:
+        yield
+        return
+    groups, gid = os.getgroups(), os.getegid()
+    try:
+        os.setgroups(account.groups)
+        os.setegid(account.gid)
+        os.seteuid(account.uid)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
 
 
 def _is_already(account: Account) -> bool:

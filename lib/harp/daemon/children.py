@@ -19,8 +19,13 @@ from .. import wire
 from ..errors import OVERLOADED, SHUTDOWN, SYSTEM_ERROR, Refusal
 from ..log import fields
 from . import control, spawner
+from .output import OutputLog
 
 logger = logging.getLogger(__name__)
+
+_CHUNK = 64 * 1024
+
+_QUIET = 10.0  # s without a shortage until the next one is logged
 
 # What harpd has in its environment is none of the procedures' business.
 _ENVIRONMENT = {
@@ -84,6 +89,8 @@ class Children:
 
     :param channel: to a spawner that has just been started
     :param process: the spawner, if it is a child of this process
+    :ivar procedures: by name, once loaded
+    :ivar digest: of their source, once loaded
     """
 
     def __init__(
@@ -101,30 +108,43 @@ class Children:
         self._stopping = False
         self._gone = False
         self._unable: str | None = None
+        self._quiet_until = 0.0
         self._on_loss: Callable[[], None] = lambda: None
         self._reader = threading.Thread(
             target=self._read, name="spawner-channel", daemon=True
         )
         self.procedures: dict[str, control.Description] = {}
+        self.digest = ""
         control.send(channel, control.SETTINGS, text=settings.to_text())
 
     @classmethod
     def start(cls, settings: control.Settings) -> Children:
         """Start a spawner."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with its:
+        reader, output = os.pipe()
+        with its, open(output, "wb"):
             process = subprocess.Popen(
                 spawner.command(its.fileno()),
                 pass_fds=(its.fileno(),),
                 stdin=subprocess.DEVNULL,
-                stdout=2,
-                env=_environment(),
+                stdout=output,
+                stderr=output,
+                env=base_environment(),
                 start_new_session=True,  # a terminal's Ctrl-C is for us alone
             )
+        # Not the terminal: whoever waits for that to be let go would wait for ever.
+        # Successors inherit it, so it ends with the last of them.
+        threading.Thread(
+            target=_log_output, args=(reader,), name="spawner-output", daemon=True
+        ).start()
         return cls(ours, settings, process)
 
     def start_successor(self, settings: control.Settings) -> Children:
         """Let the spawner, who may be root when we are not, start another one.
+
+        The spawner believes the settings, but for the hands that code may be in
+        (access.py). So whoever takes over a front that is another user can still choose
+        as whom procedures run, and their environment.
 
         :raises OSError: if the spawner has gone
         """
@@ -141,7 +161,8 @@ class Children:
         """
         message = control.receive(self._channel)
         if message is not None and message.descriptors:
-            self.procedures = control.read_table(message.descriptors[0])
+            table = control.read_table(message.descriptors[0])
+            self.procedures, self.digest = table
             self._on_loss = on_loss
             self._reader.start()
             return
@@ -171,7 +192,7 @@ class Children:
                 raise Refusal(SYSTEM_ERROR, "the daemon's spawner has died")
             if not self._standby:
                 if self._unable:
-                    raise Refusal(SYSTEM_ERROR, f"can't fork: {self._unable}")
+                    raise Refusal(OVERLOADED, f"can't fork: {self._unable}")
                 raise Refusal(OVERLOADED, "no process became ready in time")
             child = self._standby.popleft()
             self._in_use[child.number] = child
@@ -238,7 +259,7 @@ class Children:
             # process sees its socket close, and exits.
             for fd in message.descriptors:
                 os.close(fd)
-            logger.error("out of descriptors, a standby process is lost")
+            self._complain("out of descriptors, a standby process is lost")
             return
         sock = socket.socket(fileno=message.descriptors[0])
         sock.setblocking(False)
@@ -274,7 +295,14 @@ class Children:
     def _note_unable(self, reason: str) -> None:
         with self._changed:
             self._unable = reason
-        logger.error("can't fork, calls have to wait %s", fields(reason=reason))
+        self._complain(f"can't fork, calls have to wait {fields(reason=reason)}")
+
+    def _complain(self, text: str) -> None:
+        """Log a shortage, once as long as it goes on."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            logger.error("%s", text)
+        self._quiet_until = now + _QUIET
 
     def _note_loss(self) -> None:
         with self._changed:
@@ -296,7 +324,17 @@ class Children:
             self._on_loss()
 
 
-def _environment() -> dict[str, str]:
+def _log_output(reader: int) -> None:
+    """Log what the procedures file prints while it is loaded."""
+    output = OutputLog(procedure=None)
+    with open(reader, "rb", buffering=0) as file:
+        while data := file.read(_CHUNK):
+            output.feed(data)
+    output.finish()
+
+
+def base_environment() -> dict[str, str]:
+    """Return what all calls have in their environment, whatever is configured."""
     return {
         name: os.environ.get(name, default)
         for name, default in _ENVIRONMENT.items()

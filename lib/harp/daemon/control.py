@@ -95,6 +95,8 @@ class Settings(
             "max_value",
             "traceback",
             "open_files",
+            "python_path",
+            "environment",
         ),
     )
 ):
@@ -102,6 +104,7 @@ class Settings(
 
     :ivar procedures_file: absolute
     :ivar open_files: soft limit of descriptors that calls run with
+    :ivar environment: all variables that calls share
     """
 
     __slots__ = ()
@@ -115,33 +118,50 @@ class Settings(
 
 
 class Description(
-    namedtuple("Description", ("name", "doc", "parameters", "streaming", "timeout"))
+    namedtuple(
+        "Description",
+        ("name", "doc", "parameters", "streaming", "timeout", "concurrency", "uid")
+        + ("account_fault",),
+        defaults=(None,),
+    )
 ):
     """A procedure, as the front knows it.
 
     :ivar parameters: list of objects with ``name``, ``kind`` and, as source text,
         ``default`` and ``annotation`` if there are such
     :ivar timeout: seconds; None: as configured
+    :ivar concurrency: calls of it at a time; None: no limit of its own
+    :ivar uid: what calls of it run as; None: unknown
+    :ivar account_fault: why no call of it can run as it should; None if it can
     """
 
     __slots__ = ()
 
 
-def write_table(descriptions: list[Description]) -> int:
-    """Return a descriptor of a file that holds the table of procedures."""
-    text = json.dumps([description._asdict() for description in descriptions])
+def write_table(descriptions: list[Description], digest: str) -> int:
+    """Return a descriptor of a file that holds the table of procedures.
+
+    :param digest: of their source
+    """
+    table = {
+        "digest": digest,
+        "procedures": [description._asdict() for description in descriptions],
+    }
     fd = os.memfd_create("procedures")
     with open(fd, "wb", closefd=False) as file:
-        file.write(text.encode())
+        file.write(json.dumps(table).encode())
     return fd
 
 
-def read_table(fd: int) -> dict[str, Description]:
-    """Return the procedures by name, and close the descriptor."""
+def read_table(fd: int) -> tuple[dict[str, Description], str]:
+    """Return the procedures by name and the digest, and close the descriptor."""
     with open(fd, "rb") as file:
         file.seek(0)
         table = json.load(file)
-    return {entry["name"]: Description(**entry) for entry in table}
+    procedures = {
+        entry["name"]: Description(**entry) for entry in table["procedures"]
+    }
+    return procedures, table["digest"]
 
 
 class Order(

@@ -12,14 +12,18 @@ import threading
 import time
 from collections.abc import Iterator
 
-from .. import errors, protocol, wire
+from .. import __version__, errors, protocol, wire
 from ..errors import Refusal
 from ..log import fields
+from .auth import may_call
+from .auth.delays import Delays
 from .children import Child
-from .control import Order
+from .control import Description, Order
+from .gate import Gate, Visitor, host_of
 from .generation import Generation
 from .output import OutputLog
 from .relay import Relay
+from .slots import Slot, Slots
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +34,18 @@ class Front:
     """Serves connections, each with the generation that is current when it comes in.
 
     :param generation: the first one
+    :ivar gate: of all its servers
     """
 
     def __init__(self, generation: Generation) -> None:
+        self.gate = Gate(generation.config)
+        self.slots = Slots()
+        self.delays = Delays()
         # Guards what follows; notified when a generation has one connection less.
         self._changed = threading.Condition()
         self._generation = generation
         self._users: dict[Generation, int] = {}
         self._wakers: set[wire.Waker] = set()
-        self._calls = 0
         self._stopping = False
 
     @property
@@ -51,6 +58,7 @@ class Front:
         """Use a new generation for connections that come in from now on."""
         with self._changed:
             self._generation = generation
+        self.gate.configure(generation.config)
 
     def wait_until_unused(self, generation: Generation) -> None:
         """Wait until no connection uses a generation that was replaced."""
@@ -91,28 +99,9 @@ class Front:
 
     def serve(self, sock, address) -> None:
         """Serve a connection to its end. In its own thread."""
-        waker = wire.Waker()
-        try:
-            with self._using_generation(waker) as generation:
-                _Visit(self, generation, waker, sock, _name(address)).run()
-        finally:
-            waker.close()
-
-    @contextlib.contextmanager
-    def room_for_call(self, most: int) -> Iterator[None]:
-        """Count a call.
-
-        :raises Refusal: if there are so many already
-        """
-        with self._changed:
-            if self._calls >= most:
-                raise Refusal(errors.OVERLOADED, f"{most} calls are running already")
-            self._calls += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._calls -= 1
+        visitor = self.gate.visitor(sock)
+        with self._using_generation(visitor.waker) as generation:
+            _Visit(self, generation, visitor, sock, _name(address)).run()
 
 
 class _Visit:
@@ -122,25 +111,31 @@ class _Visit:
         self,
         front: Front,
         generation: Generation,
-        waker: wire.Waker,
+        visitor: Visitor,
         sock,
         peer: str,
     ) -> None:
         self._front = front
         self._generation = generation
         self._config = generation.config
-        self._waker = waker
+        self._visitor = visitor
+        self._waker = visitor.waker
+        self._sock = sock
         self._peer = peer
-        self._call: protocol.DaemonCall | None = None
+        self._begin = time.monotonic()
+        self._request: protocol.DaemonCall | protocol.ListProcedures | None = None
         max_line = self._config.max_arguments + wire.WRAPPING_BYTES
-        self._connection = wire.Connection(sock, max_line, (waker,))
+        self._connection = wire.Connection(sock, max_line, (self._waker,))
 
     def run(self) -> None:
         try:
             self._handshake()
-            self._call = self._receive()
+            self._request = self._receive()
             self._authenticate()
-            self._carry_out()
+            if isinstance(self._request, protocol.ListProcedures):
+                self._list_procedures()
+            else:
+                self._carry_out(self._request)
         except Refusal as refusal:
             self._refuse(refusal)
         except wire.EndOfStream:
@@ -166,9 +161,17 @@ class _Visit:
         except wire.DeadlineExceeded:
             raise TimeoutError("no TLS handshake in time") from None
         except wire.Woken:  # nothing can be said before TLS is there
-            raise ConnectionAbortedError("the daemon stops") from None
+            raise ConnectionAbortedError(self._interruption().message) from None
 
-    def _receive(self) -> protocol.DaemonCall:
+    def _interruption(self) -> Refusal:
+        """Return why this connection was woken before it had authenticated."""
+        if self._visitor.displaced:
+            return Refusal(
+                errors.OVERLOADED, "others are waiting, and this took its time"
+            )
+        return Refusal(errors.SHUTDOWN, "the daemon stops")
+
+    def _receive(self) -> protocol.DaemonCall | protocol.ListProcedures:
         timeout = self._config.request_timeout
         try:
             line = self._connection.readline(time.monotonic() + timeout)
@@ -183,52 +186,136 @@ class _Visit:
                 errors.INVALID_REQUEST, "incomplete: no newline at its end"
             ) from None
         except wire.Woken:
-            raise _shutdown() from None
-        return protocol.parse_daemon_call(wire.decode(line))
+            raise self._interruption() from None
+        return protocol.parse_daemon_request(wire.decode(line))
 
     def _authenticate(self) -> None:
-        call = self._call
-        if not self._generation.authenticator.authenticate(call.user, call.password):
+        """Find out whether the caller is who it says, and make room for others.
+
+        :raises Refusal: if it isn't, or may not call what it wants to; before it is
+            told whether there is such a procedure
+        """
+        request = self._request
+        is_known = self._generation.authenticator.authenticate(
+            request.user,
+            request.password,
+            time.monotonic() + self._config.request_timeout,
+            lambda: self._visitor.displaced or self._front.is_stopping(),
+        )
+        if not is_known:
+            self._delay_refusal()
             raise Refusal(errors.AUTH_ERROR, "unknown user or wrong password")
+        self._front.gate.authenticated(self._sock)
+        if request.procedure is not None and not self._may_call(request.procedure):
+            raise Refusal(errors.AUTH_ERROR, "this user may not call that procedure")
+
+    def _may_call(self, procedure: str) -> bool:
+        return may_call(self._config.authorization, self._request.user, procedure)
+
+    def _delay_refusal(self) -> None:
+        delay = self._front.delays.note_failure(
+            self._visitor.address,
+            self._request.user,
+            self._config.failure_delay,
+            self._config.max_failure_delay,
+        )
+        with contextlib.suppress(wire.DeadlineExceeded, wire.EndOfStream):
+            self._connection.wait_until_woken(time.monotonic() + delay)
 
     def _refuse(self, refusal: Refusal) -> None:
         """Say why, and close so that it can be read."""
-        logger.info(
-            "call refused %s",
-            fields(**self._names(), type=refusal.type, message=refusal.message),
+        # The text about a request that can't be read may quote from it.
+        message = refusal.message if self._request is not None else None
+        self._log("call refused", refusal.type, message=message)
+        line = wire.encode(
+            protocol.build_daemon_error(refusal.type, refusal.message)
         )
-        message = protocol.build_daemon_error(refusal.type, refusal.message)
         self._waker.clear()
+        if self._visitor.displaced:
+            with contextlib.suppress(OSError):
+                self._connection.send_some(line)
+            return
+        self._send_last(line)
+
+    def _send_last(self, line: bytes) -> None:
         try:
             deadline = time.monotonic() + wire.DISCARD_SECONDS
-            self._connection.send(wire.encode(message), deadline)
-            self._connection.close_after_reading()
+            self._connection.send(line, deadline)
+            self._connection.close_after_reading(self._waker)
         except (OSError, wire.DeadlineExceeded, wire.Woken):
             pass  # it doesn't want to know, or the daemon doesn't want to wait
 
+    def _log(self, what: str, end: str | None, **more: object) -> None:
+        """Write the one line that the log has about this connection."""
+        description = None
+        if self._request is not None and self._generation.children is not None:
+            procedures = self._generation.children.procedures
+            description = procedures.get(self._request.procedure)
+        logger.info(
+            "%s %s",
+            what,
+            fields(
+                **self._names(),
+                uid=description.uid if description else None,
+                **more,
+                end=end,
+                duration=round(time.monotonic() - self._begin, 3),
+            ),
+        )
+
     def _names(self) -> dict[str, str | None]:
         """Return what the log says about who asked for what."""
-        call = self._call
+        request = self._request
         names: dict[str, str | None] = {"peer": self._peer}
-        if call is not None:
-            names["user"] = call.user[:_LOGGED]
-            names["procedure"] = call.procedure[:_LOGGED]
-            names["job_id"] = call.job_id and call.job_id[:_LOGGED]
+        if request is not None:
+            names["user"] = request.user[:_LOGGED]
+            names["procedure"] = request.procedure and request.procedure[:_LOGGED]
+            names["job_id"] = request.job_id and request.job_id[:_LOGGED]
         return names
+
+    # --- introspection ---
+
+    def _list_procedures(self) -> None:
+        """Say what there is that this user may call."""
+        children = self._generation.children
+        found = [
+            protocol.build_procedure(
+                name=description.name,
+                doc=description.doc,
+                parameters=description.parameters,
+                streaming=description.streaming,
+                timeout=self._timeout_of(description),
+                concurrency=description.concurrency,
+            )
+            for description in children.procedures.values()
+            if self._may_call(description.name)
+        ]
+        reply = protocol.ProcedureList(found, __version__, children.digest)
+        self._log("procedures listed", protocol.RESULT)
+        self._send_last(wire.encode(protocol.build_procedure_list(reply)))
+
+    def _timeout_of(self, description: Description) -> float | None:
+        if description.timeout is not None:
+            return description.timeout
+        return self._config.default_timeout
 
     # --- the call ---
 
-    def _carry_out(self) -> None:
+    def _carry_out(self, call: protocol.DaemonCall) -> None:
         children = self._generation.children
-        if self._call.procedure not in children.procedures:
+        description = children.procedures.get(call.procedure)
+        if description is None:
             raise Refusal(
                 errors.NO_SUCH_PROCEDURE,
-                f"no procedure is called {self._call.procedure[:_LOGGED]!r}",
+                f"no procedure is called {call.procedure[:_LOGGED]!r}",
             )
-        with self._front.room_for_call(self._config.max_calls):
-            child = children.take(time.monotonic() + self._config.request_timeout)
+        deadline = time.monotonic() + self._config.request_timeout
+        with self._front.slots.use(
+            call.procedure, description.concurrency, self._config.max_calls, deadline
+        ) as slot:
+            child = children.take(deadline)
             try:
-                used = self._relay(child)
+                used = self._relay(child, slot, description)
             except BaseException:
                 child.kill()  # a fault of ours must not let it go on unseen
                 children.release(child)
@@ -238,13 +325,9 @@ class _Visit:
             else:
                 children.put_back(child)
 
-    def _relay(self, child: Child) -> bool:
+    def _relay(self, child: Child, slot: Slot, description: Description) -> bool:
         """Have the process carry out the call. False: the caller had left already."""
-        call = self._call
-        description = self._generation.children.procedures[call.procedure]
-        timeout = description.timeout
-        if timeout is None:
-            timeout = self._config.default_timeout
+        call = self._request
         order = Order(
             call.procedure, call.arguments, call.job_id, call.user, self._peer
         )
@@ -253,32 +336,22 @@ class _Visit:
             self._connection,
             child,
             self._waker,
+            slot=slot,
             order=order.to_line(),
-            timeout=timeout,
+            timeout=self._timeout_of(description),
             send_timeout=self._config.send_timeout,
             is_stopping=self._front.is_stopping,
             output=OutputLog(procedure=names["procedure"], job_id=names["job_id"]),
         )
-        start = time.monotonic()
         used = relay.run()
-        if used:
-            logger.info(
-                "call ended %s",
-                fields(
-                    **names,
-                    pid=child.exit.pid if child.exit else None,
-                    end=relay.end,
-                    duration=round(time.monotonic() - start, 3),
-                ),
-            )
+        self._log(
+            "call ended",
+            relay.end if used else protocol.CANCELLED,
+            pid=child.exit.pid if child.exit else None,
+        )
         return used
 
 
-def _shutdown() -> Refusal:
-    return Refusal(errors.SHUTDOWN, "the daemon stops")
-
-
 def _name(address) -> str:
-    host, port = address[:2]
-    host = host.removeprefix("::ffff:")
+    host, port = host_of(address), address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -11,7 +11,7 @@ from .. import service
 from ..config import ConfigError, DaemonConfig
 from . import accounts
 from .auth import Authenticator
-from .children import Children
+from .children import Children, base_environment
 from .control import Settings
 
 
@@ -19,18 +19,36 @@ class Generation:
     """All that serves a connection.
 
     :param config: the configuration
+    :param owner: number of the user who has started the daemon
     :raises ConfigError: with every fault of what the configuration names
     """
 
-    def __init__(self, config: DaemonConfig) -> None:
+    def __init__(self, config: DaemonConfig, owner: int) -> None:
         self.config = config
+        self._owner = owner
         faults: list[str] = []
         self.context = _collect(faults, _make_context, config)
         self.authenticator = _collect(faults, Authenticator, config)
-        _collect(faults, _check_user, config)
+        _collect(faults, self._check_user, config)
         if faults:
             raise ConfigError(faults)
         self.children: Children | None = None
+
+    def _check_user(self, config: DaemonConfig) -> None:
+        user, group = config.procedures_user, config.procedures_group
+        if user is None:
+            if self._owner == 0:
+                raise ConfigError(
+                    [
+                        "procedures.user: must be set when harpd runs as root: the "
+                        "user that procedures run as which don't name one"
+                    ]
+                )
+            return
+        try:
+            accounts.find(user, group)
+        except LookupError as error:
+            raise ConfigError([f"procedures.user: {error.args[0]}"]) from None
 
     def start(
         self,
@@ -46,7 +64,7 @@ class Generation:
         :raises ProceduresFailed: if they don't load
         :raises OSError: if no spawner can be started
         """
-        self.children = start(_settings(self.config, open_files))
+        self.children = start(spawner_settings(self.config, open_files))
         self.children.load(on_loss)
 
 
@@ -65,6 +83,7 @@ def _make_context(config: DaemonConfig) -> ssl.SSLContext:
     # if no TLS goodbye came before, and the caller can't wait until all is gone.
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     context.num_tickets = 0  # nobody resumes a session; each ticket costs a write
+    faults = []
     for path, key in (
         (config.certificate, "tls.certificate"),
         (config.private_key, "tls.key"),
@@ -73,7 +92,9 @@ def _make_context(config: DaemonConfig) -> ssl.SSLContext:
             with open(path, "rb"):
                 pass
         except OSError as error:
-            raise ConfigError([f"{key}: {service.reason(error)}"]) from None
+            faults.append(f"{key}: {service.reason(error)}")
+    if faults:
+        raise ConfigError(faults)
     try:
         # Without a password OpenSSL would ask the terminal for that of a key.
         context.load_cert_chain(config.certificate, config.private_key, password="")
@@ -88,24 +109,7 @@ def _make_context(config: DaemonConfig) -> ssl.SSLContext:
     return context
 
 
-def _check_user(config: DaemonConfig) -> None:
-    user, group = config.procedures_user, config.procedures_group
-    if user is None:
-        if os.getuid() == 0:
-            raise ConfigError(
-                [
-                    "procedures.user: must be set when harpd runs as root: the user "
-                    "that procedures run as which don't name one"
-                ]
-            )
-        return
-    try:
-        accounts.find(user, group)
-    except LookupError as error:
-        raise ConfigError([f"procedures.user: {error.args[0]}"]) from None
-
-
-def _settings(config: DaemonConfig, open_files: int) -> Settings:
+def spawner_settings(config: DaemonConfig, open_files: int) -> Settings:
     return Settings(
         procedures_file=os.path.abspath(config.procedures_file),
         user=config.procedures_user,
@@ -115,4 +119,6 @@ def _settings(config: DaemonConfig, open_files: int) -> Settings:
         max_value=config.max_value,
         traceback=config.traceback,
         open_files=open_files,
+        python_path=config.python_path,
+        environment=base_environment() | config.environment,
     )

@@ -1,96 +1,57 @@
-"""The command ``harpd``: start, signals, reload, stop."""
+"""The daemon as a whole: start, signals, reload, stop."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import logging
-import resource
+import os
 import signal
 import sys
 import threading
 import time
 
-from .. import log, service
-from ..config import ConfigError, DaemonConfig, load
+from .. import actions, log, service
+from ..config import ConfigError, DaemonConfig
 from ..log import fields
+from ..pidfile import Pidfile
 from ..server import Server
-from . import kernel
+from . import accounts, options
 from .children import Children, ProceduresFailed
 from .front import Front
 from .generation import Generation
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_CONFIG = "/etc/harpd/harpd.toml"
-_WITHOUT_CALL = 256  # connections that may be open beside those with a call
+_WITHOUT_CALL = 256  # connections that have authenticated and have no call (yet)
+_AT_START = (
+    ("listen", "listen"),
+    ("front_user", "front.user"),
+    ("front_group", "front.group"),
+)
+_DIRECTORY_MODE = 0o755
 _STOP_SECONDS = 10  # for everything after the calls have had their grace
-_EX_CONFIG = 78  # sysexits.h: something is wrong with the configuration
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the daemon in the foreground.
-
-    :param arguments: of the command line; None: those of this process
-    :returns: exit status
-    """
-    options = _parse(arguments)
-    log.to_stderr()
-    kernel.set_process_name("harpd")  # by its interpreter nobody would find it
-    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    service.raise_descriptor_limit()
-    try:
-        daemon = Daemon(options, open_files)
-    except ConfigError as error:
-        return _complain(error.faults, _EX_CONFIG)
-    try:
-        return daemon.run()
-    except ProceduresFailed as error:
-        return _complain([str(error)], 1)
-    except OSError as error:
-        return _complain([service.reason(error)], 1)
-    except KeyboardInterrupt:  # before signals are handled in order
-        return _complain(["interrupted"], 1)
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="harpd", description="Calls procedures on behalf of remote callers."
-    )
-    parser.add_argument(
-        "-c",
-        "--config",
-        default=_DEFAULT_CONFIG,
-        metavar="FILE",
-        help="configuration (default: %(default)s)",
-    )
-    parser.add_argument(
-        "-r",
-        "--procedures",
-        metavar="FILE",
-        help="the procedures, instead of the file that the configuration names",
-    )
-    return parser.parse_args(arguments)
-
-
-def _complain(faults: list[str], status: int) -> int:
-    for fault in faults:
-        print(f"harpd: {fault}", file=sys.stderr)
-    return status
 
 
 class Daemon:
     """The daemon as a whole.
 
-    :param options: of the command line
+    :param settings: the command line
     :param open_files: soft limit of descriptors that calls run with
+    :param background: told when the daemon serves
     :raises ConfigError: if the configuration can't be used
     """
 
-    def __init__(self, options: argparse.Namespace, open_files: int) -> None:
-        self._options = options
+    def __init__(
+        self,
+        settings: options.Options,
+        open_files: int,
+        background: service.Background,
+    ) -> None:
+        self._options = settings
         self._open_files = open_files
-        self._generation = self._make_generation()
+        self._background = background
+        # Remembered, because the front may become another user.
+        self._owner = os.getuid()
+        self._generation = self._make_first_generation()
         self._front = Front(self._generation)
         self._servers: list[Server] = []
         self._signals = service.Signals()
@@ -100,54 +61,110 @@ class Daemon:
         # Appended to by the reloading thread, read by the stop.
         self._retiring: list[threading.Thread] = []
 
-    def _make_generation(self) -> Generation:
-        path = self._options.config
-        config = load(path, DaemonConfig)
-        if self._options.procedures is not None:
-            config = dataclasses.replace(
-                config, procedures_file=self._options.procedures
-            )
+    def _make_first_generation(self) -> Generation:
+        config = options.load_config(self._options)
         try:
-            return Generation(config)
+            self._account = options.front_account(config)
         except ConfigError as error:
-            raise ConfigError([f"{path}: {fault}" for fault in error.faults]) from None
+            raise self._naming_file(error) from None
+        # Who reads the files at a reload must be able to do so now.
+        with accounts.acting_as(self._account):
+            generation = self._make_generation(config)
+            try:
+                self._logging = options.start_logging(self._options, config)
+            except ConfigError as error:
+                raise self._naming_file(error) from None
+        return generation
+
+    def _make_generation(
+        self, config: DaemonConfig, old: DaemonConfig | None = None
+    ) -> Generation:
+        """Return what a configuration makes, which is still to be started."""
+        faults = options.check_hands(self._options.config, config, self._owner)
+        options.use_python_path(config.python_path, old.python_path if old else ())
+        try:
+            generation = Generation(config, self._owner)
+        except ConfigError as error:
+            faults += error.faults
+        if faults:
+            raise self._naming_file(ConfigError(faults))
+        return generation
+
+    def _naming_file(self, error: ConfigError) -> ConfigError:
+        return ConfigError([f"{self._options.config}: {text}" for text in error.faults])
 
     def run(self) -> int:
         """Serve until a signal ends it; return the exit status.
 
+        :raises AlreadyRunning: if another process has the pid file
         :raises OSError: if it can't listen or start a process
         :raises ProceduresFailed: if the procedures don't load
         """
-        self._listen()
-        self._generation.start(Children.start, self._open_files, self._lose_spawner)
-        with self._signals:
-            for server in self._servers:
-                server.start()
-            threading.Thread(
-                target=self._reload_when_wanted, name="reload", daemon=True
-            ).start()
-            addresses = " ".join(str(server.address) for server in self._servers)
-            logger.info(
-                "serving %s",
-                fields(
-                    addresses=addresses,
-                    procedures=len(self._generation.children.procedures),
-                ),
+        self._remember_early_signals()
+        pidfile = None
+        if self._options.pidfile is not None:
+            # Where /run is emptied at each boot, nobody else makes it.
+            directory = os.path.dirname(self._options.pidfile)
+            os.makedirs(directory, _DIRECTORY_MODE, exist_ok=True)
+            pidfile = Pidfile(self._options.pidfile)
+            pidfile.take()
+        try:
+            self._listen()
+            self._generation.start(
+                Children.start, self._open_files, self._lose_spawner
             )
-            service.notify(READY="1", X_HARP_ADDRESS=addresses)
-            while self._signals.wait() == signal.SIGHUP:
-                self._reload_wanted.set()
-            self._stop()
+            _warn_of_accounts(self._generation)
+            self._drop_root()
+            with self._signals:
+                return self._serve()
+        finally:
+            if pidfile is not None:
+                pidfile.release()
+
+    def _remember_early_signals(self) -> None:
+        """From the pid file on others may signal us, although we can't serve yet."""
+        signal.signal(signal.SIGHUP, lambda *_: self._reload_wanted.set())
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+
+    def _drop_root(self) -> None:
+        """Give up root, which the spawner alone needs from now on."""
+        if self._account is not None:
+            accounts.become(self._account)
+        elif os.getuid() == 0:
+            logger.warning("what speaks with callers is root; see front.user")
+
+    def _serve(self) -> int:
+        for server in self._servers:
+            server.start()
+        addresses = " ".join(str(server.address) for server in self._servers)
+        logger.info(
+            "serving %s",
+            fields(
+                addresses=addresses,
+                procedures=len(self._generation.children.procedures),
+            ),
+        )
+        service.notify(READY="1", X_HARP_ADDRESS=addresses)
+        self._background.serving()
+        threading.Thread(
+            target=self._reload_when_wanted, name="reload", daemon=True
+        ).start()
+        while self._signals.wait() == signal.SIGHUP:
+            self._reload_wanted.set()
+        self._stop()
         return 1 if self._failed else 0
 
     def _listen(self) -> None:
-        for address in self._generation.config.listen:
+        config = self._generation.config
+        connections = config.max_calls + config.max_unauthenticated + _WITHOUT_CALL
+        for address in config.listen:
             self._servers.append(
                 Server(
                     address,
                     self._front.serve,
                     name="call",
-                    max_connections=self._generation.config.max_calls + _WITHOUT_CALL,
+                    max_connections=connections,
+                    gate=self._front.gate,
                 )
             )
 
@@ -164,27 +181,58 @@ class Daemon:
             service.notify(
                 RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000)
             )
-            self._reload()
+            try:
+                faults = self._reload()
+            except Exception as error:
+                logger.exception("reload failed")
+                faults = [f"{type(error).__name__}: {error}"]
+            if self._options.pidfile is not None:
+                actions.answer_reload(self._options.pidfile, faults)
             if not self._stopping:
                 service.notify(READY="1")
 
-    def _reload(self) -> None:
-        """Go on with what the files hold now; if one is at fault, as before."""
-        old = self._generation
+    def _reload(self) -> list[str]:
+        """Go on with what the files hold now; if one is at fault, as before.
+
+        :returns: the faults
+        """
+        path = list(sys.path)
         try:
-            new = self._make_generation()
-            new.start(
-                old.children.start_successor, self._open_files, self._lose_spawner
-            )
+            new = self._load_anew(self._generation)
         except ConfigError as error:
-            return self._keep_old(error.faults)
+            faults = error.faults
         except (ProceduresFailed, OSError) as error:
-            return self._keep_old([str(error)])
+            faults = str(error).splitlines()
+        else:
+            return self._take_over(self._generation, new)
+        sys.path[:] = path
+        for fault in faults:
+            logger.error("reload failed, all stays as it was: %s", fault)
+        return faults
+
+    def _load_anew(self, old: Generation) -> Generation:
+        config = options.load_config(self._options)
+        new = self._make_generation(config, old.config)
+        new.start(old.children.start_successor, self._open_files, self._lose_spawner)
+        try:
+            self._logging = options.start_logging(self._options, config)
+        except ConfigError as error:
+            if self._logging is not None:
+                log.from_content(self._logging)
+            else:
+                options.start_logging(self._options, old.config)
+            new.children.close(time.monotonic() + _STOP_SECONDS)
+            raise self._naming_file(error) from None
+        _warn_of_accounts(new)
+        return new
+
+    def _take_over(self, old: Generation, new: Generation) -> list[str]:
         if self._stopping:
             new.children.close(time.monotonic() + _STOP_SECONDS)
-            return
-        if new.config.listen != old.config.listen:
-            logger.warning("addresses to listen on change at the next start only")
+            return ["the daemon stops"]
+        for field, key in _AT_START:
+            if getattr(new.config, field) != getattr(old.config, field):
+                logger.warning("%s changes at the next start only", key)
         self._front.replace(new)
         self._generation = new
         logger.info("reloaded %s", fields(procedures=len(new.children.procedures)))
@@ -193,10 +241,7 @@ class Daemon:
         )
         retiring.start()
         self._retiring.append(retiring)
-
-    def _keep_old(self, faults: list[str]) -> None:
-        for fault in faults:
-            logger.error("reload failed, all stays as it was: %s", fault)
+        return []
 
     def _retire(self, generation: Generation) -> None:
         self._front.wait_until_unused(generation)
@@ -223,3 +268,12 @@ class Daemon:
             logger.error("spawner doesn't end, some process can't be killed")
             self._failed = True
         logger.info("stopped")
+
+
+def _warn_of_accounts(generation: Generation) -> None:
+    for description in generation.children.procedures.values():
+        if description.account_fault is not None:
+            logger.warning(
+                "no call of this procedure will run %s",
+                fields(procedure=description.name, reason=description.account_fault),
+            )

@@ -34,6 +34,15 @@ class PasswordFile:
         self._state = self._look(), self._read()
 
     def authenticate(self, user: str, password: str) -> bool:
+        return self._current()[1].authenticate(user, password)
+
+    def version(self) -> object:
+        """Return what changes when the file does."""
+        identity, users = self._current()
+        return identity or id(users)
+
+    def _current(self) -> tuple[tuple | None, passwords.Users]:
+        """Return the identity of the file and its users, read again if need be."""
         identity, users = self._state
         try:
             now = self._look()
@@ -48,11 +57,11 @@ class PasswordFile:
                     "password file can't be read, the old one stays %s",
                     fields(path=self._path, error=error.strerror),
                 )
-        return users.authenticate(user, password)
+        return self._state
 
     def _look(self) -> tuple:
         stat = os.stat(self._path)
-        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+        return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size
 
     def _read(self) -> passwords.Users:
         entries = []

@@ -6,11 +6,13 @@ import base64
 import binascii
 import hashlib
 import hmac
+import os
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 _MAX_SCRYPT_MEMORY = 256 * 1024 * 1024
 _SHA256_BYTES = 32
+_SCRYPT = (1 << 14, 8, 1)  # N, r, p: 16 MiB and some 50 ms
 
 
 class Secret(NamedTuple):
@@ -95,6 +97,23 @@ def _parse_scrypt(text: str) -> Secret:
     return Secret(digest, make_digest)
 
 
+def write_random(secret: str) -> str:
+    """Return what :func:`parse` reads, of a secret that nobody could guess."""
+    return f"sha256:{_sha256(_encode(secret)).hex()}"
+
+
+def write_chosen(password: str) -> str:
+    """Return what :func:`parse` reads, of a password that somebody has chosen: made
+    so that guessing takes long."""
+    salt = os.urandom(16)
+    n, r, p = _SCRYPT
+    digest = hashlib.scrypt(
+        _encode(password), salt=salt, n=n, r=r, p=p, maxmem=_MAX_SCRYPT_MEMORY
+    )
+    encoded = (base64.b64encode(part).decode() for part in (salt, digest))
+    return ":".join(["scrypt", str(n), str(r), str(p), *encoded])
+
+
 class Users:
     """Users with their passwords, several for one user perhaps.
 
@@ -108,6 +127,10 @@ class Users:
 
     def __len__(self) -> int:
         return len(self._secrets)
+
+    def version(self) -> object:
+        """These never change."""
+        return ""
 
     def authenticate(self, user: str, password: str) -> bool:
         """Tell whether the password is one of that user's. An unknown user costs what

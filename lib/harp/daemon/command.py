@@ -1,0 +1,188 @@
+"""The command ``harpd``: the daemon, and what an operator does with it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+
+from .. import actions, log, service
+from ..config import ConfigError
+from ..pidfile import AlreadyRunning
+from . import kernel
+from .children import ProceduresFailed
+from .main import Daemon
+from .options import Options
+
+_DEFAULT_CONFIG = "/etc/harpd/harpd.toml"
+_DEFAULT_PIDFILE = "/run/harpd/harpd.pid"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    :param arguments: of the command line; None: those of this process
+    :returns: exit status
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments[:1] == ["passwd"]:
+            from . import passwd
+
+            return passwd.main(arguments[1:])
+        if arguments[:1] == ["setup"]:
+            from . import setup
+
+            return setup.main(arguments[1:])
+        parsed = _parser().parse_intermixed_args(arguments)
+        settings = _options(parsed)
+        if parsed.test:
+            return _test(settings)
+        if parsed.action is not None:
+            return actions.run(parsed.action, _service(settings))
+        return _run(settings)
+    except KeyboardInterrupt:  # before signals are handled in order
+        return _complain(["interrupted"], 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="harpd",
+        usage="harpd [OPTION...] [ACTION]\n"
+        "       harpd setup [OPTION...]\n"
+        "       harpd passwd [OPTION...] [FILE] USER",
+        description="Runs procedures on behalf of remote callers: in the foreground, "
+        "or as an init script if there is an action.",
+        epilog="More on the other two: harpd setup --help, harpd passwd --help",
+    )
+    parser.add_argument(
+        "action",
+        nargs="?",
+        metavar="ACTION",
+        choices=[None, *actions.ACTIONS],
+        help=", ".join(actions.ACTIONS),
+    )
+    option = parser.add_argument
+    option(
+        *("-c", "--config"),
+        default=_DEFAULT_CONFIG,
+        metavar="FILE",
+        help="configuration (default: %(default)s)",
+    )
+    option(
+        *("-r", "--procedures"),
+        metavar="PATH",
+        help="the procedures: a file, or a directory whose *.py are loaded",
+    )
+    option(
+        *("-l", "--logging"),
+        metavar="FILE",
+        help="where the log goes: TOML or JSON for logging.config.dictConfig",
+    )
+    option(
+        *("-t", "--test"),
+        action="store_true",
+        help="check all that the daemon would use, and end",
+    )
+    option(
+        *("-u", "--user"),
+        type=_name_or_number,
+        help="that procedures run as which don't name one",
+    )
+    option("-g", "--group", type=_name_or_number, help="the same of the group")
+    option("--syslog", action="store_true", help="log to the system's log")
+    option(
+        *("-d", "--daemon"),
+        action="store_true",
+        help="go to the background, once it serves",
+    )
+    option(
+        *("-p", "--pidfile"),
+        metavar="FILE",
+        help=f"default with -d or an action: {_DEFAULT_PIDFILE}",
+    )
+    return parser
+
+
+def _name_or_number(text: str) -> str | int:
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
+def _options(parsed: argparse.Namespace) -> Options:
+    pidfile = parsed.pidfile
+    if pidfile is None and (parsed.daemon or parsed.action is not None):
+        pidfile = _DEFAULT_PIDFILE
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else os.path.abspath(path)
+
+    return Options(
+        config=os.path.abspath(parsed.config),
+        procedures=absolute(parsed.procedures),
+        logging=absolute(parsed.logging),
+        user=parsed.user,
+        group=parsed.group,
+        syslog=parsed.syslog,
+        background=parsed.daemon,
+        pidfile=absolute(pidfile),
+    )
+
+
+def _service(settings: Options) -> actions.Service:
+    """Return how the actions start the daemon: with the options they were given."""
+    command = [sys.executable, os.path.realpath(sys.argv[0]), "--daemon"]
+    for option, value in (
+        ("--config", settings.config),
+        ("--procedures", settings.procedures),
+        ("--logging", settings.logging),
+        ("--user", settings.user),
+        ("--group", settings.group),
+        ("--pidfile", settings.pidfile),
+    ):
+        if value is not None:
+            command.append(f"{option}={value}")
+    if settings.syslog:
+        command.append("--syslog")
+    return actions.Service("harpd", command, settings.pidfile)
+
+
+def _prepare() -> int:
+    """Set what the process needs; return the soft limit of descriptors before that."""
+    log.to_stderr()
+    kernel.set_process_name("harpd")  # by its interpreter nobody would find it
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    service.raise_descriptor_limit()
+    return open_files
+
+
+def _run(settings: Options) -> int:
+    background = service.Background()
+    if settings.background:
+        background.enter()
+    open_files = _prepare()
+    try:
+        return Daemon(settings, open_files, background).run()
+    except ConfigError as error:
+        return _complain(error.faults, actions.EX_CONFIG)
+    except (ProceduresFailed, AlreadyRunning) as error:
+        return _complain(str(error).splitlines(), 1)
+    except OSError as error:
+        return _complain([service.reason(error)], 1)
+
+
+def _test(settings: Options) -> int:
+    from . import check
+
+    open_files = _prepare()
+    faults, procedures = check.find_faults(settings, open_files)
+    if faults:
+        return _complain(faults, actions.EX_CONFIG)
+    print(f"harpd: {settings.config}: good, {procedures} procedures", file=sys.stderr)
+    return 0
+
+
+def _complain(faults: list[str], status: int) -> int:
+    for fault in faults:
+        print(f"harpd: {fault}", file=sys.stderr)
+    return status

@@ -1,0 +1,151 @@
+"""Who gets in: connections before authentication, as long as they are few.
+
+The accepting threads ask here before and after they accept; a connection's own thread
+says when it has authenticated. At the limit accepting pauses, and a connection that has
+been there for a second gives way: silence must not keep out those who have something
+to say.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from .. import server, wire
+from ..config import DaemonConfig
+from ..log import fields
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = 1.0  # s that everybody has for handshake, request and password
+
+
+class Visitor:
+    """A connection.
+
+    :ivar waker: ends what its thread waits for
+    :ivar displaced: it has to give way
+    """
+
+    def __init__(self, address: str, since: float) -> None:
+        self.address = address
+        self.since = since
+        self.waker = wire.Waker()
+        self.authenticated = False
+        self.displaced = False
+
+
+class Gate(server.Gate):
+    """The connections of all listening sockets.
+
+    :param clock: tells monotonic time
+    """
+
+    def __init__(
+        self, config: DaemonConfig, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        # Guards what follows; notified when a place becomes free, and by wake().
+        self._changed = threading.Condition()
+        self._visitors: dict[object, Visitor] = {}
+        self._outside = 0  # of them, those that have not authenticated
+        self.configure(config)
+
+    def configure(self, config: DaemonConfig) -> None:
+        """Go by another configuration from now on."""
+        self._most = config.max_unauthenticated
+        self._networks = config.allow_from
+        self.wake()
+
+    # --- for the accepting threads ---
+
+    def wait_for_room(self, is_stopping: Callable[[], bool]) -> None:
+        while True:
+            with self._changed:
+                while True:
+                    if is_stopping() or self._outside < self._most:
+                        return
+                    victim, seconds = self._find_victim()
+                    if victim is not None:
+                        victim.displaced = True
+                        break
+                    self._changed.wait(seconds)
+            victim.waker.wake()
+
+    def relieve(self) -> None:
+        with self._changed:
+            victim, _ = self._find_victim()
+            if victim is not None:
+                victim.displaced = True
+        if victim is not None:
+            victim.waker.wake()
+
+    def _find_victim(self) -> tuple[Visitor | None, float | None]:
+        """Return who has to give way; or how long it takes until somebody has to, None
+        if somebody is about to."""
+        outside = [
+            visitor for visitor in self._visitors.values() if not visitor.authenticated
+        ]
+        if not outside or any(visitor.displaced for visitor in outside):
+            return None, None
+        oldest = min(outside, key=lambda visitor: visitor.since)
+        now = self._clock()
+        if now - oldest.since < _PATIENCE:
+            return None, oldest.since + _PATIENCE - now
+        held = Counter(visitor.address for visitor in outside)
+        ripe = [visitor for visitor in outside if now - visitor.since >= _PATIENCE]
+        return max(ripe, key=lambda v: (held[v.address], -v.since)), None
+
+    def wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def admit(self, sock, address) -> bool:
+        host = host_of(address)
+        if not self._is_allowed(host):
+            logger.info("connection refused %s", fields(peer=host))
+            return False
+        visitor = Visitor(host, self._clock())
+        with self._changed:
+            self._visitors[sock] = visitor
+            self._outside += 1
+        return True
+
+    def _is_allowed(self, host: str) -> bool:
+        if self._networks is None:
+            return True
+        address = ipaddress.ip_address(host.partition("%")[0])
+        return any(address in network for network in self._networks)
+
+    def left(self, sock) -> None:
+        self.authenticated(sock)
+        with self._changed:
+            visitor = self._visitors.pop(sock, None)
+        if visitor is not None:
+            visitor.waker.close()
+
+    # --- for the connections' threads ---
+
+    def visitor(self, sock) -> Visitor:
+        """Return what was admitted with that socket."""
+        with self._changed:
+            return self._visitors[sock]
+
+    def authenticated(self, sock) -> None:
+        """Say that a connection has authenticated. It has a place of its own now."""
+        with self._changed:
+            visitor = self._visitors.get(sock)
+            if visitor is not None and not visitor.authenticated:
+                visitor.authenticated = True
+                self._outside -= 1
+                self._changed.notify()
+
+
+def host_of(address) -> str:
+    """Return the host of a socket address; one of IPv4 as such also where it came in
+    by IPv6."""
+    return address[0].removeprefix("::ffff:")

@@ -1,0 +1,117 @@
+"""A procedure on the spot, for those who write procedures: as the daemon would run it,
+with its user, limits, timeout and errors, but with no daemon and no password."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import sys
+import threading
+import time
+from typing import TextIO
+
+from .. import protocol, wire
+from ..config import DaemonConfig
+from ..errors import NO_SUCH_PROCEDURE
+from .children import Child, Children
+from .control import Order
+from .generation import spawner_settings
+from .relay import Relay
+from .slots import Slots
+
+_STOP_SECONDS = 10  # beside the grace that killing has
+_PEER = "local"
+
+
+def run_locally(
+    config: DaemonConfig,
+    procedure: str,
+    arguments: list | dict,
+    out: TextIO,
+    open_files: int = 1024,
+) -> int:
+    """Run a procedure and print what its caller would get: a line of JSON for each
+    streamed value, ``{"stream": …}``, and one for the end, ``{"result": …}``,
+    ``{"exception": …}`` or ``{"harp": 1, "error": …}``. What the procedure prints goes
+    to standard error.
+
+    A Ctrl-C cancels the call as a caller does that leaves; it is raised when the call's
+    processes are gone.
+
+    :param config: as the daemon's
+    :param arguments: list (positional) or dict (named)
+    :param open_files: soft limit of descriptors that the call runs with
+    :returns: 0 for a result, 1 for every other end
+    :raises ProceduresFailed: if the procedures don't load
+    """
+    children = Children.start(spawner_settings(config, open_files))
+    children.load(lambda: None)
+    try:
+        description = children.procedures.get(procedure)
+        if description is None:
+            text = f"no procedure is called {procedure!r}"
+            _print(out, wire.encode(_error(NO_SUCH_PROCEDURE, text)))
+            return 1
+        timeout = description.timeout
+        if timeout is None:
+            timeout = config.default_timeout
+        order = Order(procedure, arguments, None, getpass.getuser(), _PEER)
+        child = children.take(time.monotonic() + config.request_timeout)
+        try:
+            return _call(child, order, timeout, config.send_timeout, out)
+        finally:
+            children.release(child)
+    finally:
+        children.close(time.monotonic() + config.kill_grace + _STOP_SECONDS)
+
+
+_error = protocol.build_daemon_error
+
+
+def _call(
+    child: Child, order: Order, timeout: float | None, send_timeout: float, out: TextIO
+) -> int:
+    """Relay a call as the front does, to ourselves in place of a caller."""
+    ours, its = socket.socketpair()
+    waker = wire.Waker()
+    with ours, its, Slots().use(order.procedure, None, 1, 0.0) as slot:
+        relay = Relay(
+            wire.Connection(its, max_line=0, wakers=(waker,)),
+            child,
+            waker,
+            slot=slot,
+            order=order.to_line(),
+            timeout=timeout,
+            send_timeout=send_timeout,
+            is_stopping=lambda: False,
+            output=_ToStderr(),
+        )
+        thread = threading.Thread(target=relay.run, name="relay")
+        thread.start()
+        try:
+            with ours.makefile("rb") as lines:
+                for line in lines:
+                    if not line.startswith(protocol.ACKNOWLEDGEMENT_PREFIX):
+                        _print(out, line)
+        finally:
+            ours.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            waker.close()
+    return 0 if relay.end == protocol.RESULT else 1
+
+
+def _print(out: TextIO, line: bytes) -> None:
+    out.write(line.decode("utf-8", "backslashreplace"))
+    out.flush()
+
+
+class _ToStderr:
+    """Shows what a procedure prints, in place of an ``OutputLog``."""
+
+    def feed(self, data: bytes) -> None:
+        sys.stderr.flush()
+        os.write(2, data)
+
+    def finish(self) -> None:
+        pass

@@ -1,0 +1,189 @@
+"""What the command line and the configuration file say together."""
+
+from __future__ import annotations
+
+import dataclasses
+
+# These two are imported when first used elsewhere; by then we may be a user who can't
+# read the library.
+import ipaddress  # noqa: F401
+import json
+import logging.config
+import logging.handlers  # noqa: F401
+import os
+import sys
+from typing import NamedTuple
+
+from .. import log, service
+from ..config import ConfigError, DaemonConfig, load
+from . import access, accounts
+
+_MAX_ENVIRONMENT = 16 * 1024  # it goes to the spawner in one message, with the rest
+# The daemon sets these for each call itself.
+_OWN_VARIABLES = ("HARP_JOB_ID", "HOME", "LOGNAME", "USER")
+
+
+_PATHS = ("certificate", "private_key", "password_file", "procedures_file", "logging")
+
+
+class Options(NamedTuple):
+    """The command line of a daemon. Paths are absolute.
+
+    :ivar config: file
+    :ivar procedures: file or directory, None: as configured
+    :ivar logging: file, None: as configured
+    :ivar user: that procedures run as by default, None: as configured
+    :ivar group: theirs, None: as configured
+    :ivar syslog: log to the system's log, if no file says otherwise
+    :ivar background: leave the terminal
+    :ivar pidfile: None: none
+    """
+
+    config: str
+    procedures: str | None = None
+    logging: str | None = None
+    user: str | int | None = None
+    group: str | int | None = None
+    syslog: bool = False
+    background: bool = False
+    pidfile: str | None = None
+
+
+def load_config(options: Options) -> DaemonConfig:
+    """Read the configuration; the command line goes before it.
+
+    :raises ConfigError: with every fault of the file
+    """
+    config = load(options.config, DaemonConfig)
+    changes: dict[str, object] = {
+        "procedures_file": options.procedures,
+        "logging": options.logging,
+        "procedures_user": options.user,
+        "procedures_group": options.group,
+    }
+    changes = {field: value for field, value in changes.items() if value is not None}
+    if options.user is not None and options.group is None:
+        changes["procedures_group"] = None  # which is that of the user configured
+    # The daemon leaves the directory that it was started in.
+    directory = os.path.dirname(options.config)
+    for field in _PATHS:
+        path = changes.get(field, getattr(config, field))
+        if path is not None:
+            changes[field] = os.path.join(directory, path)
+    changes["python_path"] = tuple(
+        os.path.join(directory, path) for path in config.python_path
+    )
+    config = dataclasses.replace(config, **changes)
+    faults = [
+        f"{options.config}: environment.{name}: {reason}"
+        for name, value in config.environment.items()
+        if (reason := _fault_of_variable(name, value))
+    ]
+    if len(json.dumps(dict(config.environment))) > _MAX_ENVIRONMENT:
+        faults.append(
+            f"{options.config}: environment: more than {_MAX_ENVIRONMENT} bytes"
+        )
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def _fault_of_variable(name: str, value: str) -> str:
+    if name in _OWN_VARIABLES:
+        return "harpd sets it for each call"
+    if not name or "=" in name or "\0" in name + value:
+        return "can't be in an environment"
+    return ""
+
+
+def front_account(config: DaemonConfig) -> accounts.Account | None:
+    """Return the user that the front drops to; None: it stays what it is.
+
+    :raises ConfigError: if there is no such user or group
+    """
+    if config.front_user is None:
+        if config.front_group is not None:
+            raise ConfigError(["front.group: needs front.user"])
+        return None
+    try:
+        account = accounts.find(config.front_user, config.front_group)
+    except LookupError as error:
+        raise ConfigError([f"front.user: {error.args[0]}"]) from None
+    return account if os.geteuid() == 0 else None
+
+
+def check_hands(path: str, config: DaemonConfig, owner: int) -> list[str]:
+    """Say which files of a configuration are in the wrong hands; not the procedures,
+    which the spawner looks at. To be called as the user that the front is or will be,
+    who will read them at a reload.
+
+    :param path: of the configuration
+    :param owner: number of the user who has started the daemon
+    :returns: a line for each fault, with key, file and mode
+    """
+    groups = _reading_groups(config)
+    faults = []
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:  # root has read it before
+        faults.append(f"front.user: can't read {service.reason(error)}")
+    faults += [f"configuration: {text}" for text in access.who_can_write(path, owner)]
+    if config.users:
+        found = access.who_can_read(path, owner, groups)
+        faults += [f"users: {text}" for text in found]
+    for key, secret in (
+        ("tls.key", config.private_key),
+        ("password_file", config.password_file),
+    ):
+        if secret is not None:
+            found = access.who_can_write(secret, owner)
+            found += access.who_can_read(secret, owner, groups)
+            faults += [f"{key}: {text}" for text in found]
+    # They decide what the front runs.
+    for key, paths in (
+        ("procedures.python_path", config.python_path),
+        ("logging", (config.logging,) if config.logging else ()),
+    ):
+        for one in paths:
+            found = access.code_that_others_can_write(one, owner)
+            faults += [f"{key}: {text}" for text in found]
+    return faults
+
+
+def _reading_groups(config: DaemonConfig) -> set[int]:
+    """Return the groups that the front has, or would have if root started it."""
+    groups = {0, os.getegid(), *os.getgroups()}
+    if config.front_user is not None:
+        try:
+            groups.update(
+                accounts.find(config.front_user, config.front_group).groups
+            )
+        except LookupError:
+            pass  # which is said elsewhere
+    return groups
+
+
+def use_python_path(new: tuple[str, ...], old: tuple[str, ...] = ()) -> None:
+    """Look for modules in those directories first, no longer in the old ones."""
+    sys.path[:] = [*new, *(path for path in sys.path if path not in {*new, *old})]
+
+
+def start_logging(options: Options, config: DaemonConfig) -> dict | None:
+    """Send the log where it is to go.
+
+    :returns: what the file of the configuration holds; None if there is none
+    :raises ConfigError: if that can't be done
+    """
+    try:
+        if config.logging is not None:
+            return log.from_file(config.logging)
+        if options.syslog or options.background:
+            log.to_syslog("harpd")
+        else:
+            log.to_stderr()
+    except ValueError as error:
+        raise ConfigError([f"logging: {error}"]) from None
+    except OSError as error:
+        raise ConfigError([f"logging: system's log: {error.strerror}"]) from None
+    return None

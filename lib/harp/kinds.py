@@ -1,0 +1,165 @@
+"""What values in configuration files can be, and what they mean to us."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from . import protocol
+from .address import Address, parse_address
+from .size import parse_size
+
+
+class Kind(NamedTuple):
+    """What a value can be.
+
+    :ivar text: what the value must be, for people
+    :ivar parse: TOML's value to ours; raises ValueError with what is wrong
+    """
+
+    text: str
+    parse: Callable[[Any], Any]
+
+
+def _typed(type_: type | tuple, text: str) -> Kind:
+    def parse(value):
+        if not isinstance(value, type_):
+            raise ValueError
+        return value
+
+    return Kind(text, parse)
+
+
+STRING = _typed(str, "a string")
+BOOLEAN = _typed(bool, "true or false")
+
+
+def _parse_seconds(value) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError
+    if not 0 < value <= protocol.MAX_SECONDS:
+        raise ValueError(f"out of range (0 to {protocol.MAX_SECONDS}): {value}")
+    return value
+
+
+def _parse_count(value) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError
+    if value < 1:
+        raise ValueError(f"must be at least 1, is {value}")
+    return value
+
+
+def _parse_whole_seconds(value) -> int:
+    return _parse_count(_parse_seconds(value))
+
+
+def _parse_size(value) -> int:
+    try:
+        return parse_size(value)
+    except TypeError:
+        raise ValueError from None
+
+
+def _parse_user(value):
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        raise ValueError
+    if isinstance(value, int) and value < 0:
+        raise ValueError(f"must not be negative, is {value}")
+    return value
+
+
+def _parse_strings(value) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError
+    return tuple(value)
+
+
+def _parse_string_table(value) -> Mapping[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError
+    for name, item in value.items():
+        if not isinstance(item, str):
+            raise ValueError(f"{name}: must be a string")
+    return dict(value)
+
+
+def _parse_string_lists(value) -> Mapping[str, tuple[str, ...]]:
+    if not isinstance(value, dict):
+        raise ValueError
+    lists = {}
+    for name, item in value.items():
+        try:
+            lists[name] = _parse_strings(item)
+        except ValueError:
+            raise ValueError(f"{name}: must be an array of strings") from None
+    return lists
+
+
+def _parse_networks(value) -> tuple:
+    import ipaddress  # here, because the command line waits for all others
+
+    return tuple(ipaddress.ip_network(text) for text in _parse_strings(value))
+
+
+def _parse_tcp_addresses(value) -> tuple[Address, ...]:
+    addresses = tuple(parse_address(text) for text in _parse_strings(value))
+    for address in addresses:
+        if address.path is not None:
+            raise ValueError(f"must be TCP: {address}")
+    if not addresses:
+        raise ValueError("must not be empty")
+    return addresses
+
+
+def _parse_listeners(value) -> tuple[Address, ...]:
+    if not isinstance(value, list):
+        raise ValueError
+    if not value:
+        raise ValueError("must not be empty")
+    return tuple(_parse_listener(entry) for entry in value)
+
+
+def _parse_listener(entry) -> Address:
+    if isinstance(entry, str):
+        entry = {"address": entry}
+    if not isinstance(entry, dict) or not isinstance(entry.get("address"), str):
+        raise ValueError
+    unknown = entry.keys() - {"address", "anonymous"}
+    if unknown:
+        raise ValueError(f"unknown key {min(unknown)!r} beside {entry['address']!r}")
+    anonymous = entry.get("anonymous", False)
+    if not isinstance(anonymous, bool):
+        raise ValueError(f"anonymous must be true or false at {entry['address']!r}")
+    address = parse_address(entry["address"])._replace(anonymous=anonymous)
+    if address.path is None and not anonymous:
+        raise ValueError(
+            f"{address}: a TCP listener lets in whoever can connect; say so with "
+            f'{{address = "{address}", anonymous = true}}, or use unix:PATH'
+        )
+    return address
+
+
+def choice(*choices: str) -> Kind:
+    def parse(value):
+        if value not in choices:
+            raise ValueError
+        return value
+
+    return Kind("one of " + ", ".join(f'"{choice}"' for choice in choices), parse)
+
+
+SECONDS = Kind("a number above 0", _parse_seconds)
+WHOLE_SECONDS = Kind("a positive integer", _parse_whole_seconds)
+COUNT = Kind("a positive integer", _parse_count)
+SIZE = Kind('a positive integer or a string like "16 MiB"', _parse_size)
+USER = Kind("a name or a number", _parse_user)
+STRINGS = Kind("an array of strings", _parse_strings)
+STRING_TABLE = Kind("a table of strings", _parse_string_table)
+STRING_LISTS = Kind("a table of arrays of strings", _parse_string_lists)
+NETWORKS = Kind('an array of networks like "10.8.0.0/16"', _parse_networks)
+TCP_ADDRESSES = Kind('an array of "ADDRESS:PORT"', _parse_tcp_addresses)
+LISTENERS = Kind(
+    'an array of "unix:PATH" or {address = "ADDRESS:PORT", anonymous = true}',
+    _parse_listeners,
+)

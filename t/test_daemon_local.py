@@ -103,3 +103,39 @@ def test_interrupt_cancels_the_call_and_waits_until_it_is_gone():
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
     assert not is_alive(pid)
+
+
+# --- the command --------------------------------------------------------------------
+
+
+def harpd_call(*arguments):
+    return subprocess.run(
+        [sys.executable, TOP / "sbin" / "harpd", "call", *map(os.fspath, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_command_runs_a_procedure_without_any_configuration():
+    user = ("-u", str(os.getuid()))
+    process = harpd_call("-r", PROCEDURES, "add", "2", "1", *user)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert json.loads(process.stdout) == {"result": 3}
+    process = harpd_call("-r", PROCEDURES, "add", "a=2", "c=5", *user)
+    assert json.loads(process.stdout) == {"result": 7}
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["-r", "/nope.py", "echo"], "/nope.py: No such file"),
+        (["-c", "/nope.toml", "echo"], "/nope.toml: No such file"),
+        (["-r", PROCEDURES, "echo", "1", "a=2"], "all NAME=VALUE or none"),
+    ],
+)
+def test_command_says_in_a_line_why_nothing_was_called(arguments, said):
+    process = harpd_call(*arguments)
+    assert (process.returncode, process.stdout) == (2, "")
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("harpd call: ") and said in line

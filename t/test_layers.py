@@ -16,7 +16,7 @@ MAX_LINES = 600
 # What each part may import of the others; a part is a module or a package in lib/harp.
 LEAVES = {"errors", "proc", "jobid", "log", "address", "size"}
 SERVER_SIDE = LEAVES | {
-    "wire", "protocol", "kinds", "config", "server", "service", "pidfile", "actions"
+    "wire", "arguments", "protocol", "kinds", "config", "server", "service", "pidfile", "actions"
 }  # fmt: skip
 ALLOWED = {
     "errors": set(),
@@ -26,6 +26,7 @@ ALLOWED = {
     "log": {"errors"},
     "address": {"errors"},
     "jsonline": {"errors"},
+    "arguments": {"jsonline"},
     "wire": {"errors", "jsonline"},
     "protocol": {"errors"},
     "channel": {"errors", "address", "wire"},
@@ -43,7 +44,7 @@ ALLOWED = {
     "dispatcher": SERVER_SIDE,
     "testing": {"client", "direct"},
     "cli": LEAVES
-    | {"__init__", "wire", "protocol", "channel", "client", "direct", "config"}
+    | {"__init__", "wire", "arguments", "protocol", "channel", "client", "direct", "config"}
     | {"pidfile", "actions", "testing", "daemon", "dispatcher"},
 }
 
@@ -145,7 +146,8 @@ def test_client_library_is_light(run_python):
     assert {name for name in loaded if name.startswith("harp")} <= {
         "harp", "harp.address", "harp.channel", "harp.client", "harp.direct",
         "harp.errors", "harp.jobid", "harp.jsonline", "harp.proc", "harp.protocol",
-        "harp.wire",
+        "harp.protocol.daemon", "harp.protocol.parts", "harp.protocol.replies",
+        "harp.protocol.requests", "harp.wire",
     }  # fmt: skip
 
 

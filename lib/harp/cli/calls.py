@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import shlex
 
 import harp
-from harp import protocol, wire
+from harp import protocol
 from harp.address import parse_address
+from harp.arguments import parse_arguments, parse_value
 
 from . import output
-
-_NAMED = re.compile(r"([^\W\d]\w*)=(.*)", re.DOTALL)
-
 
 # --- what the command line must hold; ValueError says what is wrong -----------------
 
@@ -22,9 +18,9 @@ _NAMED = re.compile(r"([^\W\d]\w*)=(.*)", re.DOTALL)
 def check_call(options: argparse.Namespace) -> None:
     """Turn the texts of the command line into values."""
     check_job(options)
-    options.arguments = _parse_arguments(options.arguments)
+    options.arguments = parse_arguments(options.arguments)
     if options.queue is not None:
-        options.queue = _parse_value(options.queue)
+        options.queue = parse_value(options.queue)
         if not isinstance(options.queue, dict):
             raise ValueError("--queue must be a JSON object")
     elif options.concurrency is not None:
@@ -34,7 +30,7 @@ def check_call(options: argparse.Namespace) -> None:
         if number is not None and number < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
     if options.info is not None:
-        options.info = _parse_value(options.info)
+        options.info = parse_value(options.info)
 
 
 def check_job(options: argparse.Namespace) -> None:
@@ -51,39 +47,6 @@ def check_job(options: argparse.Namespace) -> None:
         number = getattr(options, name, None)
         if number is not None and number < 0:
             raise ValueError(f"--{name} must not be negative")
-
-
-def _parse_arguments(words: list[str]) -> list | dict:
-    matches = [_NAMED.fullmatch(word) for word in words]
-    if not any(matches):
-        return [_parse_value(word) for word in words]
-    named = {}
-    for word, match in zip(words, matches, strict=True):
-        if match is None:
-            raise ValueError(
-                f"{word!r}: arguments must be all NAME=VALUE or none; a string with "
-                "= in it can be given as JSON, in quotes"
-            )
-        if match[1] in named:
-            raise ValueError(f"argument {match[1]} is given twice")
-        named[match[1]] = _parse_value(match[2])
-    return named
-
-
-def _parse_value(text: str) -> object:
-    """JSON where it is, else the text itself."""
-    try:
-        value = json.loads(text, parse_constant=_no_constant)
-    except json.JSONDecodeError:
-        return text
-    except RecursionError:
-        raise ValueError("an argument is nested too deep") from None
-    wire.encode(value)  # says what JSON allows and we can't send
-    return value
-
-
-def _no_constant(name: str):
-    raise json.JSONDecodeError("no JSON", name, 0)
 
 
 # --- the commands -------------------------------------------------------------------

@@ -13,6 +13,11 @@ from ..proc import Procedure
 from .control import Settings
 
 
+def name_or_number(text: str) -> str | int:
+    """Return a user or group as the command line names it."""
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
 class Account(namedtuple("Account", ("uid", "gid", "groups", "name", "home"))):
     """A user with groups.
 

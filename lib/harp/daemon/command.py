@@ -10,7 +10,7 @@ import sys
 from .. import actions, log, service
 from ..config import ConfigError
 from ..pidfile import AlreadyRunning
-from . import kernel
+from . import accounts, kernel
 from .children import ProceduresFailed
 from .main import Daemon
 from .options import Options
@@ -35,6 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
             from . import setup
 
             return setup.main(arguments[1:])
+        if arguments[:1] == ["call"]:
+            from . import local
+
+            return local.main(arguments[1:], _DEFAULT_CONFIG)
         parsed = _parser().parse_intermixed_args(arguments)
         settings = _options(parsed)
         if parsed.test:
@@ -51,10 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="harpd",
         usage="harpd [OPTION...] [ACTION]\n"
         "       harpd setup [OPTION...]\n"
-        "       harpd passwd [OPTION...] [FILE] USER",
+        "       harpd passwd [OPTION...] [FILE] USER\n"
+        "       harpd call [OPTION...] PROCEDURE [ARGUMENT...]",
         description="Runs procedures on behalf of remote callers: in the foreground, "
         "or as an init script if there is an action.",
-        epilog="More on the other two: harpd setup --help, harpd passwd --help",
+        epilog="More on the others: harpd setup --help, and so on",
     )
     parser.add_argument(
         "action",
@@ -87,10 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     option(
         *("-u", "--user"),
-        type=_name_or_number,
+        type=accounts.name_or_number,
         help="that procedures run as which don't name one",
     )
-    option("-g", "--group", type=_name_or_number, help="the same of the group")
+    option("-g", "--group", type=accounts.name_or_number, help="the same of the group")
     option("--syslog", action="store_true", help="log to the system's log")
     option(
         *("-d", "--daemon"),
@@ -103,10 +108,6 @@ def _parser() -> argparse.ArgumentParser:
         help=f"default with -d or an action: {_DEFAULT_PIDFILE}",
     )
     return parser
-
-
-def _name_or_number(text: str) -> str | int:
-    return int(text) if text.isascii() and text.isdigit() else text
 
 
 def _options(parsed: argparse.Namespace) -> Options:

@@ -1,10 +1,14 @@
-"""A procedure on the spot, for those who write procedures: as the daemon would run it,
-with its user, limits, timeout and errors, but with no daemon and no password."""
+"""``harpd call``: a procedure on the spot, for those who write procedures: as the
+daemon would run it, with its user, limits, timeout and errors, but with no daemon and no
+password."""
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import getpass
 import os
+import resource
 import socket
 import sys
 import threading
@@ -12,16 +16,88 @@ import time
 from typing import TextIO
 
 from .. import protocol, wire
-from ..config import DaemonConfig
-from ..errors import NO_SUCH_PROCEDURE
-from .children import Child, Children
+from ..arguments import parse_arguments
+from ..config import ConfigError, DaemonConfig
+from ..errors import NO_SUCH_PROCEDURE, Refusal
+from .accounts import name_or_number
+from .children import Child, Children, ProceduresFailed
 from .control import Order
 from .generation import spawner_settings
+from .options import Options, load_config
 from .relay import Relay
 from .slots import Slots
 
 _STOP_SECONDS = 10  # beside the grace that killing has
 _PEER = "local"
+_USAGE = 2
+
+
+def main(arguments: list[str], default_config: str) -> int:
+    """Run the command.
+
+    :param arguments: those behind ``harpd call``
+    :param default_config: used if it exists and none is named
+    :returns: exit status: 0 for a result, 1 for any other end, 2 if nothing was called
+    """
+    parser = _parser(default_config)
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        values = parse_arguments(options.arguments)
+        config = _load(options, default_config)
+        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return run_locally(config, options.procedure, values, sys.stdout, open_files)
+    except ConfigError as error:
+        faults = error.faults
+    except (ValueError, ProceduresFailed) as error:
+        faults = [str(error)]
+    except Refusal as refusal:
+        faults = [refusal.message]
+    for fault in faults:
+        print(f"harpd call: {fault}", file=sys.stderr)
+    return _USAGE
+
+
+def _parser(default_config: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="harpd call",
+        description="Run a procedure here and now, as the daemon would, and print what "
+        "its caller would get.",
+    )
+    parser.add_argument("procedure", metavar="PROCEDURE")
+    parser.add_argument(
+        "arguments",
+        metavar="ARGUMENT",
+        nargs="*",
+        help="JSON, or else a string; all of them NAME=VALUE, or none",
+    )
+    option = parser.add_argument
+    option(
+        *("-c", "--config"),
+        metavar="FILE",
+        help=f"configuration (default: {default_config}, if there is one)",
+    )
+    option(*("-r", "--procedures"), metavar="PATH", help="a file, or a directory")
+    option(
+        *("-u", "--user"),
+        type=name_or_number,
+        help="that runs it, if the procedure doesn't say",
+    )
+    return parser
+
+
+def _load(options: argparse.Namespace, default_config: str) -> DaemonConfig:
+    procedures = options.procedures and os.path.abspath(options.procedures)
+    path = options.config
+    if path is None and os.path.exists(default_config):
+        path = default_config
+    if path is not None:
+        path = os.path.abspath(path)
+        return load_config(Options(path, procedures=procedures, user=options.user))
+    if procedures is None:
+        raise ValueError(f"there is no {default_config}: name the procedures with -r")
+    return dataclasses.replace(
+        DaemonConfig(), procedures_file=procedures, procedures_user=options.user
+    )
 
 
 def run_locally(

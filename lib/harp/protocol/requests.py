@@ -1,0 +1,352 @@
+"""What is asked of the dispatcher."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+from ..errors import INVALID_PROTOCOL, INVALID_REQUEST, Refusal
+from .parts import (
+    MAX_CONCURRENCY,
+    MAX_SECONDS,
+    OUTCOMES,
+    QUEUED,
+    RESULT,
+    STATES,
+    VERSION,
+    canonical,
+    count,
+    field,
+    is_int,
+    natural,
+    optional,
+)
+
+
+class Queue(namedtuple("Queue", ("name", "concurrency"))):
+    """A queue as a call names it: any JSON object, and how many of its jobs may run at
+    once."""
+
+    __slots__ = ()
+
+
+class Call(
+    namedtuple(
+        "Call",
+        (
+            "host",
+            "procedure",
+            "arguments",
+            "timeout",
+            "max_exec_time",
+            "queue",
+            "info",
+            "job_id",
+            "group",
+            "on_behalf_of",
+            "secret",
+        ),
+        defaults=(None, None, None, None, None, None, None, ()),
+    )
+):
+    """A call to be submitted.
+
+    :ivar arguments: list (positional) or dict (named)
+    :ivar timeout: seconds, positive; None: as configured
+    :ivar max_exec_time: seconds, positive; None: as configured
+    :ivar queue: :class:`Queue` or None
+    :ivar info: anything JSON, kept with the job
+    :ivar job_id: id made by the client, not checked yet; None: none
+    :ivar group: the caller's name for calls that belong together, or None
+    :ivar on_behalf_of: person whom the caller says it acts for, or None
+    :ivar secret: names or positions of arguments that listings mask
+    """
+
+    __slots__ = ()
+
+
+# Job ids in these are of any type: what isn't one is an unknown one.
+Cancel = namedtuple("Cancel", ("job_id",))
+GetResult = namedtuple("GetResult", ("job_id", "wait"))
+GetStatus = namedtuple("GetStatus", ("job_id",))
+FollowStream = namedtuple("FollowStream", ("job_id", "since", "recent"))
+ReadStream = namedtuple("ReadStream", ("job_id", "since", "recent", "limit"))
+ListQueues = namedtuple("ListQueues", ())
+ListHosts = namedtuple("ListHosts", ())
+# On the admin socket only.
+GetDispatcherStatus = namedtuple("GetDispatcherStatus", ())
+Stop = namedtuple("Stop", ())
+
+
+class ListJobs(namedtuple("ListJobs", ("filters",))):
+    """Jobs to be listed.
+
+    :ivar filters: object, as in the request
+    """
+
+    __slots__ = ()
+
+    @property
+    def ids(self) -> list | None:
+        """Only these; of any type each."""
+        return self.filters.get("ids")
+
+    @property
+    def before(self) -> str | None:
+        """Id to go on from; of any form."""
+        return self.filters.get("before")
+
+    @property
+    def limit(self) -> int | None:
+        return self.filters.get("limit")
+
+    def matches(self, status: dict) -> bool:
+        """Tell whether a status, as :func:`build_status` makes it, is one of those
+        that are wanted, if its id is."""
+        wanted = self.filters
+        queue = status["queue"]
+        return (
+            all(
+                found == wanted.get(key, found)
+                for found, key in (
+                    (status["call"]["host"], "host"),
+                    (status["call"]["procedure"], "procedure"),
+                    (status["state"], "state"),
+                    (status["outcome"], "outcome"),
+                    (status["group"], "group"),
+                    (status["submitted_by"], "submitted_by"),
+                )
+            )
+            and wanted.get("from", 0) <= status["time"]["submit"]
+            and status["time"]["submit"] <= wanted.get("to", float("inf"))
+            and (
+                "queue" not in wanted
+                or queue is not None
+                and canonical(wanted["queue"]) == canonical(queue["name"])
+            )
+        )
+
+
+_FILTERS = {
+    "host": str,
+    "procedure": str,
+    "state": str,
+    "outcome": str,
+    "queue": dict,
+    "group": str,
+    "submitted_by": str,
+    "ids": list,
+    "from": (int, float),
+    "to": (int, float),
+    "limit": int,
+    "before": str,
+}
+LIST_LIMIT = 1000
+
+
+def build_call(call: Call) -> dict:
+    request = _request()
+    request["host"] = call.host
+    request["procedure"] = call.procedure
+    request["arguments"] = call.arguments
+    for key in ("timeout", "max_exec_time", "job_id", "group", "on_behalf_of"):
+        value = getattr(call, key)
+        if value is not None:
+            request[key] = value
+    if call.queue is not None:
+        request["queue"] = queue_object(call.queue)
+    if call.info is not None:
+        request["info"] = call.info
+    if call.secret:
+        request["secret"] = list(call.secret)
+    return request
+
+
+def build_cancel(job_id: str) -> dict:
+    return _request("cancel", job_id)
+
+
+def build_get_result(job_id: str, wait: bool) -> dict:
+    request = _request("get_result", job_id)
+    request["wait"] = wait
+    return request
+
+
+def build_get_status(job_id: str) -> dict:
+    return _request("get_status", job_id)
+
+
+def build_follow_stream(
+    job_id: str, since: int | None = None, recent: int | None = None
+) -> dict:
+    return _request("follow_stream", job_id, since=since, recent=recent)
+
+
+def build_read_stream(
+    job_id: str,
+    since: int | None = None,
+    recent: int | None = None,
+    limit: int | None = None,
+) -> dict:
+    return _request("read_stream", job_id, since=since, recent=recent, limit=limit)
+
+
+def build_list_jobs(**filters) -> dict:
+    """Filters are those of the protocol; ``from_`` and ``to`` are submission times."""
+    if "from_" in filters:
+        filters["from"] = filters.pop("from_")
+    return _request(
+        "list_jobs", {key: value for key, value in filters.items() if value is not None}
+    )
+
+
+def build_list_queues() -> dict:
+    return _request("list_queues", True)
+
+
+def build_list_hosts() -> dict:
+    return _request("list_hosts", True)
+
+
+def build_get_dispatcher_status() -> dict:
+    return _request("status", True)
+
+
+def build_stop() -> dict:
+    return _request("stop", True)
+
+
+def _request(operation: str | None = None, value=None, **options) -> dict:
+    request: dict = {"harpcaller": VERSION}
+    if operation is not None:
+        request[operation] = value
+    for key, option in options.items():
+        if option is not None:
+            request[key] = option
+    return request
+
+
+def parse_request(message: dict, admin: bool = False):
+    """Return what a request to the dispatcher asks for: one of the classes above.
+
+    :param admin: True if it came over the admin socket
+    :raises Refusal: ``invalid_protocol`` or ``invalid_request``
+    """
+    if not is_int(message.get("harpcaller")) or message["harpcaller"] != VERSION:
+        raise Refusal(
+            INVALID_PROTOCOL, f'"harpcaller" is not {VERSION}: other protocol version?'
+        )
+    parsers = _PARSERS | _ADMIN_PARSERS if admin else _PARSERS
+    operations = [key for key in parsers if key in message]
+    if any(key in message for key in ("host", "procedure", "arguments")):
+        operations.append("call")
+    if len(operations) != 1:
+        raise Refusal(
+            INVALID_REQUEST,
+            "request asks for two operations: " + ", ".join(operations)
+            if operations
+            else "request asks for no operation that is known",
+        )
+    return parsers.get(operations[0], _parse_call)(message)
+
+
+def _parse_call(message: dict) -> Call:
+    call = Call(
+        field(message, "host", str),
+        field(message, "procedure", str),
+        field(message, "arguments", (list, dict)),
+        count(message, "timeout", MAX_SECONDS),
+        count(message, "max_exec_time", MAX_SECONDS),
+        _parse_queue(message),
+        message.get("info"),
+        message.get("job_id"),
+        optional(message, "group", str),
+        optional(message, "on_behalf_of", str),
+        tuple(optional(message, "secret", list) or ()),
+    )
+    for name in call.secret:
+        if not isinstance(name, str) and not (is_int(name) and name >= 0):
+            raise Refusal(
+                INVALID_REQUEST, '"secret" holds something else than argument names'
+            )
+    return call
+
+
+def _parse_queue(message: dict) -> Queue | None:
+    queue = optional(message, "queue", dict)
+    if queue is None:
+        return None
+    name = field(queue, "name", dict, "queue.")
+    return Queue(name, count(queue, "concurrency", MAX_CONCURRENCY, "queue.") or 1)
+
+
+def _parse_get_result(message: dict) -> GetResult:
+    wait = message.get("wait", True)
+    if not isinstance(wait, bool):
+        raise Refusal(INVALID_REQUEST, '"wait" must be true or false')
+    return GetResult(message["get_result"], wait)
+
+
+def _parse_follow_stream(message: dict) -> FollowStream:
+    since, recent = _parse_position(message)
+    if since is None and recent is None:
+        recent = 0
+    return FollowStream(message["follow_stream"], since, recent)
+
+
+def _parse_read_stream(message: dict) -> ReadStream:
+    since, recent = _parse_position(message)
+    if since is None and recent is None:
+        since = 0
+    limit = count(message, "limit", None)
+    return ReadStream(message["read_stream"], since, recent, limit)
+
+
+def _parse_position(message: dict) -> tuple[int | None, int | None]:
+    if "since" in message and "recent" in message:
+        raise Refusal(INVALID_REQUEST, '"since" and "recent" exclude each other')
+    return natural(message, "since"), natural(message, "recent")
+
+
+def _parse_list_jobs(message: dict) -> ListJobs:
+    filters = field(message, "list_jobs", dict)
+    for key in filters:
+        if key not in _FILTERS:
+            raise Refusal(INVALID_REQUEST, f'"list_jobs" has no filter {key[:100]!a}')
+        field(filters, key, _FILTERS[key], "list_jobs.")
+    if filters.get("state", QUEUED) not in STATES:
+        raise Refusal(INVALID_REQUEST, f'"state" must be one of {", ".join(STATES)}')
+    if filters.get("outcome", RESULT) not in OUTCOMES:
+        raise Refusal(
+            INVALID_REQUEST, f'"outcome" must be one of {", ".join(OUTCOMES)}'
+        )
+    count(filters, "limit", LIST_LIMIT, "list_jobs.")
+    return ListJobs(filters)
+
+
+def _without_options(operation: str, request):
+    def parse(message: dict):
+        if message[operation] is not True:
+            raise Refusal(INVALID_REQUEST, f'"{operation}" must be true')
+        return request
+
+    return parse
+
+
+_PARSERS = {
+    "cancel": lambda message: Cancel(message["cancel"]),
+    "get_result": _parse_get_result,
+    "get_status": lambda message: GetStatus(message["get_status"]),
+    "follow_stream": _parse_follow_stream,
+    "read_stream": _parse_read_stream,
+    "list_jobs": _parse_list_jobs,
+    "list_queues": _without_options("list_queues", ListQueues()),
+    "list_hosts": _without_options("list_hosts", ListHosts()),
+}
+_ADMIN_PARSERS = {
+    "status": _without_options("status", GetDispatcherStatus()),
+    "stop": _without_options("stop", Stop()),
+}
+
+
+def queue_object(queue: Queue) -> dict:
+    return {"name": queue.name, "concurrency": queue.concurrency}

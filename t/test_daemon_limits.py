@@ -259,7 +259,7 @@ def test_out_of_descriptors_accepting_pauses_and_goes_on_by_itself(
     daemon = make_harpd(limits={"handshake_timeout": 60})
     await_standby(daemon, wait_for)
     limit(daemon.pid, resource.RLIMIT_NOFILE, next_descriptor(daemon.pid) + 5)
-    with silent(daemon, 30):
+    with silent(daemon, 10):
         wait_for(lambda: "out of resources, accepting pauses" in daemon.log())
         assert_idle(daemon)
         # Those that have been silent for a second give way here, too.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import subprocess
 import threading
@@ -24,6 +25,7 @@ from .output import OutputLog
 logger = logging.getLogger(__name__)
 
 _CHUNK = 64 * 1024
+_SLOW_LOADING = 10.0  # s between two words about procedures that take long to load
 
 _QUIET = 10.0  # s without a shortage until the next one is logged
 
@@ -46,6 +48,7 @@ class ProceduresFailed(Exception):
 class Child:
     """A process that runs one call.
 
+    :ivar pid: for what outlives the spawner only; its number may be another's by then
     :ivar socket: shared with it; non-blocking
     :ivar output: descriptor that its standard output and error come out of;
         non-blocking
@@ -54,9 +57,15 @@ class Child:
     """
 
     def __init__(
-        self, number: int, sock: socket.socket, output: int, channel: socket.socket
+        self,
+        number: int,
+        pid: int,
+        sock: socket.socket,
+        output: int,
+        channel: socket.socket,
     ) -> None:
         self.number = number
+        self.pid = pid
         self.socket = sock
         self.output = output
         self.exit: Exit | None = None
@@ -159,6 +168,10 @@ class Children:
         :param on_loss: called if the spawner dies later on, from another thread
         :raises ProceduresFailed: if they don't load; nothing is left running then
         """
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        while not poll.poll(_SLOW_LOADING * 1000):
+            logger.warning("procedures are still being loaded, which takes long")
         message = control.receive(self._channel)
         if message is not None and message.descriptors:
             table = control.read_table(message.descriptors[0])
@@ -222,6 +235,18 @@ class Children:
 
     # --- the end ---
 
+    def retire(self) -> None:
+        """Keep one process ready only: others serve new connections, but one that came
+        before may still make a call."""
+        with self._changed:
+            surplus = [self._standby.pop() for _ in range(len(self._standby) - 1)]
+        try:
+            control.send(self._channel, control.RETIRE)
+        except OSError:
+            pass  # the spawner has gone; whoever reads the channel says so
+        for child in surplus:
+            child.close()  # it exits when it sees that
+
     def close(self, deadline: float) -> bool:
         """End the spawner and all that it has started.
 
@@ -264,7 +289,7 @@ class Children:
         sock = socket.socket(fileno=message.descriptors[0])
         sock.setblocking(False)
         os.set_blocking(message.descriptors[1], False)
-        child = Child(message.number, sock, message.descriptors[1], self._channel)
+        child = Child(message.number, message.pid, sock, message.descriptors[1], self._channel)
         with self._changed:
             self._unable = None
             self._standby.append(child)

@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 
-from .. import actions, log, service
+from .. import __version__, actions, log, service
 from ..config import ConfigError
 from ..pidfile import AlreadyRunning
 from . import accounts, kernel
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="configuration (default: %(default)s)",
     )
+    option("--version", action="version", version=f"harpd {__version__}")
     option(
         *("-r", "--procedures"),
         metavar="PATH",

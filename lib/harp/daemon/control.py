@@ -21,10 +21,11 @@ SETTINGS = 1  # text: Settings; the first message
 USED = 2  # number: this standby process got a call, fork the next one
 KILL = 3  # number
 SUCCEED = 4  # with one end of a channel: start a spawner on it
+RETIRE = 10  # hardly any more calls come: keep one process ready, not many
 # From the spawner.
 LOADED = 5  # with a memfd that holds the table of procedures
 FAILED = 6  # text: why the procedures don't load; the last message
-STANDBY = 7  # number; with the process's socket and the reading end of its output
+STANDBY = 7  # number, pid; with the process's socket and the reading end of its output
 EXITED = 8  # number, pid, status; all processes that were to be killed are gone
 UNABLE = 9  # status: errno of a fork that failed, sent once until one works again
 

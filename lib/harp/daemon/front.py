@@ -347,6 +347,7 @@ class _Visit:
         self._log(
             "call ended",
             relay.end if used else protocol.CANCELLED,
+            exception=relay.raised,
             pid=child.exit.pid if child.exit else None,
         )
         return used

@@ -144,6 +144,7 @@ class Daemon:
                 procedures=len(self._generation.children.procedures),
             ),
         )
+        self._warn_of_emptiness(self._generation)
         service.notify(READY="1", X_HARP_ADDRESS=addresses)
         self._background.serving()
         threading.Thread(
@@ -153,6 +154,16 @@ class Daemon:
             self._reload_wanted.set()
         self._stop()
         return 1 if self._failed else 0
+
+    def _warn_of_emptiness(self, generation: Generation) -> None:
+        config = generation.config
+        if not generation.children.procedures:
+            logger.warning(
+                "nothing can be called: no @procedure %s",
+                fields(path=config.procedures_file),
+            )
+        if not config.users and config.password_file is None and not config.auth_backends:
+            logger.warning("nobody can call: no users, no password_file")
 
     def _listen(self) -> None:
         config = self._generation.config
@@ -244,6 +255,7 @@ class Daemon:
         return []
 
     def _retire(self, generation: Generation) -> None:
+        generation.children.retire()
         self._front.wait_until_unused(generation)
         generation.children.close(time.monotonic() + _STOP_SECONDS)
 

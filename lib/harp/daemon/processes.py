@@ -12,6 +12,8 @@ import os
 import signal
 from collections import deque, namedtuple
 
+_ROUNDS = 100  # against processes that fork as fast as they are killed
+
 Process = namedtuple("Process", ("pid", "parent", "session", "start"))
 
 
@@ -49,6 +51,9 @@ class Snapshot:
                 self._processes[process.pid] = process
                 self._children.setdefault(process.parent, []).append(process)
 
+    def has(self, pid: int) -> bool:
+        return pid in self._processes
+
     def family(self, leader: int, known: dict[int, int]) -> list[Process]:
         """Return the processes of the session that ``leader`` leads or led, those
         that are known, and all descendants of any of them. The leader is the first, so
@@ -71,6 +76,30 @@ class Snapshot:
                 found[process.pid] = process
                 left += self._children.get(process.pid, ())
         return list(found.values())
+
+
+def kill_session(leader: int) -> bool:
+    """Kill what is left of a session whose leader has died and been waited for by
+    somebody else; tell whether nothing is.
+
+    As long as there is one of its processes, no other process gets the leader's number.
+    So if one has it, it is another session's by now.
+    """
+    for _ in range(_ROUNDS):
+        snapshot = Snapshot()
+        if snapshot.has(leader):
+            return True
+        left = snapshot.family(leader, {})
+        if not left:
+            return True
+        for process in left:
+            try:
+                os.kill(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            except PermissionError:
+                return False
+    return False
 
 
 class Killing:

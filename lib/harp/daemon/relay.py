@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 
 from .. import errors, protocol, wire
+from . import processes
 from .caller import Caller
 from .children import Child
 from .lines import CallLines
@@ -52,6 +53,7 @@ class Relay:
     :param output: gets what the process prints
     :ivar end: how the call ended: ``result``, ``exception``, ``cancelled`` or the type
         of an error; None if it was never handed over
+    :ivar raised: type of the exception, if it ended by one
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Relay:
         self._watched: dict[int, int] = {}
         self._poll = select.poll()
         self.end: str | None = None
+        self.raised: str | None = None
 
     def run(self) -> bool:
         """Relay until all is over. False: the caller had left already, and the process
@@ -217,7 +220,9 @@ class Relay:
     def _note_end(self) -> None:
         self.end = self._lines.end
         if self.end == protocol.ERROR:
-            self.end = _error_type(self._lines.end_line)
+            self.end = _type_of(self._lines.end_line, protocol.ERROR)
+        elif self.end == protocol.EXCEPTION:
+            self.raised = _type_of(self._lines.end_line, protocol.EXCEPTION)
         self._call_deadline = None
         self._expect_exit()
         self._caller.finish()
@@ -262,11 +267,11 @@ class Relay:
             self._output_open = False
 
     def _wait_for_lost_child(self) -> bool:
-        """Without a spawner there is no exit report. The kernel kills the process; its
-        socket closes then."""
+        """Without a spawner there is no exit report. The kernel kills the first process,
+        whose socket closes then; what it has started is left to us, if we may."""
         poll = select.poll()
         poll.register(self._child.socket, select.POLLIN)
-        if poll.poll(_EXIT_GRACE * 1000):
+        if poll.poll(_EXIT_GRACE * 1000) and processes.kill_session(self._child.pid):
             return True
         self._child_open = False
         self._cause = _LOST
@@ -305,8 +310,8 @@ class Relay:
         return protocol.build_daemon_error(self.end, text, data)
 
 
-def _error_type(line: bytes) -> str:
+def _type_of(line: bytes, key: str) -> str:
     try:
-        return json.loads(line)[protocol.ERROR]["type"]
-    except (ValueError, KeyError):  # it was too long to be kept
-        return protocol.ERROR
+        return json.loads(line)[key]["type"]
+    except (ValueError, KeyError, TypeError):  # it was too long to be kept
+        return key

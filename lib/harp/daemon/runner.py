@@ -200,17 +200,20 @@ class _Call:
     def _build_exception(self, error: BaseException) -> dict:
         cls = type(error)
         try:
-            message = str(error)
+            # Exactly a string: a subclass of it may do anything when looked at.
+            message = "".join(str(error))
         except BaseException as another:
-            message = f"(no text: its str() raised {type(another).__name__})"
+            message = f"(no text: its str() raised {_name_of(type(another))})"
         if isinstance(error, ProcedureError):
             data = self._check_data(error.data)
             return protocol.build_exception(error.type, _cut(message), data)
-        data = {"class": cls.__qualname__, "module": cls.__module__}
+        module = cls.__module__ if type(cls.__module__) is str else "?"
+        data = {"class": _name_of(cls), "module": module}
         data |= _data_of_command(error)
         if self._settings.traceback:
             data["traceback"] = _format_traceback(error)
-        return protocol.build_exception(cls.__name__, _cut(message), data)
+        name = _name_of(cls).rpartition(".")[2]
+        return protocol.build_exception(name, _cut(message), data)
 
     def _check_data(self, data: object) -> object:
         """Return what a procedure adds to its error, or what is wrong with it: the
@@ -235,6 +238,11 @@ def _bind(signature, arguments: list | dict):
     if isinstance(arguments, dict):
         return signature.bind(**arguments)
     return signature.bind(*arguments)
+
+
+def _name_of(cls: type) -> str:
+    """Return the qualified name of a class, whatever its metaclass makes of that."""
+    return type.__dict__["__qualname__"].__get__(cls)
 
 
 def _bind_call(loaded: Loaded, order: Order) -> inspect.BoundArguments:

@@ -198,6 +198,7 @@ class Spawner:
         self._by_pidfd: dict[int, _Child] = {}
         self._successors: dict[int, int] = {}  # pids by pidfd
         self._standby = 0
+        self._standby_wanted = settings.standby
         self._unable = False
         self._fork_not_before = 0.0
         self._highest_fd = max(map(int, os.listdir("/proc/self/fd")))
@@ -235,7 +236,7 @@ class Spawner:
         return None
 
     def _wants_to_fork(self) -> bool:
-        return not self._closing and self._standby < self._settings.standby
+        return not self._closing and self._standby < self._standby_wanted
 
     # --- the channel ---
 
@@ -249,6 +250,9 @@ class Spawner:
         if message.kind == control.SUCCEED:
             for fd in message.descriptors:  # none if we are out of descriptors
                 self._start_successor(fd)
+            return []
+        if message.kind == control.RETIRE:
+            self._standby_wanted = 1
             return []
         child = self._by_number.get(message.number)
         if child is None:
@@ -312,7 +316,10 @@ class Spawner:
         self._standby += 1
         self._poll.register(child.pidfd, select.POLLIN)
         self._report(
-            control.STANDBY, number=child.number, descriptors=(sock.fileno(), output)
+            control.STANDBY,
+            number=child.number,
+            pid=child.pid,
+            descriptors=(sock.fileno(), output),
         )
         sock.close()
         os.close(output)

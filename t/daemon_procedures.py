@@ -381,3 +381,35 @@ def write_to_the_socket():
         except OSError:
             pass
     time.sleep(3600)
+
+
+class EvilMeta(type):
+    @property
+    def __name__(cls):
+        raise RuntimeError("no name")
+
+
+class EvilText(str):
+    def __len__(self):
+        raise RuntimeError("no length")
+
+
+class EvilName(Exception, metaclass=EvilMeta):
+    pass
+
+
+class EvilStr(Exception):
+    def __str__(self):
+        return EvilText("text")
+
+
+class EvilModule(Exception):
+    pass
+
+
+EvilModule.__module__ = 5
+
+
+@procedure
+def raise_evil(name):
+    raise globals()[name]("text")

@@ -274,3 +274,10 @@ def test_line_that_a_procedure_writes_to_its_socket_is_not_relayed(harpd):
     acknowledgement, end = harpd.call("write_to_the_socket")
     assert acknowledgement == {"harp": 1, "stream_result": False}
     assert error_of(end)[0] == "invalid_result"
+
+
+@pytest.mark.parametrize("name", ["EvilName", "EvilStr", "EvilModule"])
+def test_exception_is_told_whatever_it_looks_like(harpd, wait_for, name):
+    exception = harpd.end("raise_evil", name)["exception"]
+    assert (exception["type"], exception["message"]) == (name, "text")
+    wait_for(lambda: f'"exception": "{name}"' in harpd.log())

@@ -239,6 +239,17 @@ def test_death_of_the_spawner_ends_all_calls_and_the_daemon(make_harpd, wait_for
     assert "spawner died" in daemon.log()
 
 
+def test_death_of_the_spawner_ends_what_calls_have_started(make_harpd, wait_for):
+    daemon = make_harpd()
+    with daemon.begin("stubborn") as caller:
+        caller.message()
+        pids = caller.message()["stream"]
+        os.kill(daemon.spawner(), signal.SIGKILL)
+        assert error_of(caller.message())[0] in ("process_died", "shutdown")
+        assert not any(map(is_alive, pids))
+    assert daemon._process.wait(15) == 1
+
+
 def test_death_of_the_front_ends_the_spawner_and_all_calls(make_harpd, wait_for):
     daemon = make_harpd()
     with daemon.begin("stubborn") as caller:
@@ -259,6 +270,18 @@ def test_spawner_ignores_the_signals_that_stop_the_daemon(make_harpd):
 # --- reload -------------------------------------------------------------------------
 
 
+def names_of_children(pid) -> list[str]:
+    """Those of zombies, too."""
+    path = f"/proc/{pid}/task/{pid}/children"
+    with open(path, encoding="ascii") as file:
+        children = file.read().split()
+    names = []
+    for child in children:
+        with open(f"/proc/{child}/comm", encoding="utf-8") as file:
+            names.append(file.read().strip())
+    return names
+
+
 def answer(name) -> str:
     return f"from harp import procedure\n@procedure\ndef which(): return {name!r}\n"
 
@@ -276,6 +299,8 @@ def test_reload_takes_new_procedures_and_leaves_running_calls_alone(
         file.write_text(source + answer("new"))
         os.kill(daemon.pid, signal.SIGHUP)
         wait_for(lambda: daemon.end("which") == {"result": "new"})
+        # Beside that call and the next spawner, one process for who came before.
+        wait_for(lambda: len(children_of(old_spawner)) <= 3)
         (tmp_path / "go").touch()
         assert running.messages() == [{"result": "there"}]
     wait_for(lambda: not is_alive(old_spawner))
@@ -301,6 +326,8 @@ def test_reload_of_something_faulty_changes_nothing(
     os.kill(daemon.pid, signal.SIGHUP)
     wait_for(lambda: "reload failed, all stays as it was" in daemon.log())
     assert daemon.end("which") == {"result": "old"}
+    # A spawner whose procedures don't load leaves nothing of itself.
+    wait_for(lambda: "harpd-spawner" not in names_of_children(daemon.spawner()))
 
 
 def test_reload_takes_new_users(make_harpd, certificate, wait_for):

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import deque, namedtuple
 
-_ROUNDS = 100  # against processes that fork as fast as they are killed
+_PAUSE = 0.01  # s between two looks whether a session has gone
 
 Process = namedtuple("Process", ("pid", "parent", "session", "start"))
 
@@ -78,27 +79,29 @@ class Snapshot:
         return list(found.values())
 
 
-def kill_session(leader: int) -> bool:
-    """Kill what is left of a session whose leader has died and been waited for by
-    somebody else; tell whether nothing is.
+def kill_session(leader: int, deadline: float) -> bool:
+    """Kill what is left of a session whose leader the kernel kills, and somebody else
+    waits for; tell whether nothing is.
 
     As long as there is one of its processes, no other process gets the leader's number.
-    So if one has it, it is another session's by now.
+    So if somebody has it for good, it is another session's by now, and left alone.
+
+    :param deadline: on the monotonic clock
     """
-    for _ in range(_ROUNDS):
+    while time.monotonic() < deadline:
         snapshot = Snapshot()
-        if snapshot.has(leader):
-            return True
         left = snapshot.family(leader, {})
         if not left:
             return True
-        for process in left:
-            try:
-                os.kill(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            except PermissionError:
-                return False
+        if not snapshot.has(leader):
+            for process in left:
+                try:
+                    os.kill(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                except PermissionError:
+                    return False
+        time.sleep(_PAUSE)
     return False
 
 

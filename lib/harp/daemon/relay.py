@@ -79,6 +79,7 @@ class Relay:
         self._output_open = True
         self._lines = CallLines(_MAX_LINE_BUFFER)
         self._child_open = True
+        self._looked_after = False  # what a spawner that died has left of the call
         self._caller = Caller(client, send_timeout)
         self._cause: str | None = None  # why it is killed
         self._call_deadline: float | None = None
@@ -256,9 +257,10 @@ class Relay:
     def _drain(self) -> None:
         """The processes are gone: read what they have left, as far as the caller
         takes it."""
+        if self._child.lost and not self._looked_after:
+            self._looked_after = True
+            self._end_lost_child()
         while self._child_open and len(self._caller.unsent) < _MAX_UNSENT:
-            if self._child.lost and not self._wait_for_lost_child():
-                break
             self._read_child()
         if self._output_open:
             for _ in range(_DRAIN_CHUNKS):
@@ -266,16 +268,17 @@ class Relay:
                     break
             self._output_open = False
 
-    def _wait_for_lost_child(self) -> bool:
-        """Without a spawner there is no exit report. The kernel kills the first process,
-        whose socket closes then; what it has started is left to us, if we may."""
-        poll = select.poll()
-        poll.register(self._child.socket, select.POLLIN)
-        if poll.poll(_EXIT_GRACE * 1000) and processes.kill_session(self._child.pid):
-            return True
+    def _end_lost_child(self) -> None:
+        """Without a spawner there is no exit report. The kernel kills the first process;
+        what it has started is left to us, if we may. Then the socket closes."""
+        deadline = time.monotonic() + _EXIT_GRACE
+        if processes.kill_session(self._child.pid, deadline):
+            poll = select.poll()
+            poll.register(self._child.socket, select.POLLIN)
+            if poll.poll(_EXIT_GRACE * 1000):
+                return
         self._child_open = False
         self._cause = _LOST
-        return False
 
     def _conclude(self) -> None:
         """Decide the end of a call whose process wrote none."""

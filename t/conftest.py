@@ -37,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
     leftovers.mark()
     # Whoever ends the tests gets what they have started ended too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ignored in the background of a script, it would be in what the tests start, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(

@@ -4,7 +4,6 @@ goes to standard output, a JSON value on each line; all else to standard error."
 from __future__ import annotations
 
 import argparse
-import sys
 
 import harp
 from harp import protocol

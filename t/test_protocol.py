@@ -4,7 +4,7 @@ import pytest
 
 from harp import protocol, wire
 from harp.errors import INVALID_PROTOCOL, INVALID_REQUEST, Refusal
-from harp.protocol import Call, DaemonCall, End, Queue
+from harp.protocol import Call, DaemonCall, End, Queue, admin
 
 ID = "01930000-0000-7000-8000-000000000000"
 
@@ -102,18 +102,18 @@ def test_request_that_is_built_is_parsed_as_what_it_asks(built, text, parsed):
     assert built == {"harpcaller": 1} | text
     request = protocol.parse_request(on_the_wire(built))
     assert (type(request), request) == (type(parsed), parsed)
-    assert protocol.parse_request(on_the_wire(built), admin=True) == parsed
+    assert protocol.parse_request(on_the_wire(built), admin.ADMIN_PARSERS) == parsed
 
 
 @pytest.mark.parametrize(
     ("built", "parsed"),
     [
-        (protocol.build_get_dispatcher_status(), protocol.GetDispatcherStatus()),
-        (protocol.build_stop(), protocol.Stop()),
+        (admin.build_get_dispatcher_status(), admin.GetDispatcherStatus()),
+        (admin.build_stop(), admin.Stop()),
     ],
 )
 def test_administration_is_asked_for_on_the_admin_socket_only(built, parsed):
-    request = protocol.parse_request(built, admin=True)
+    request = protocol.parse_request(built, admin.ADMIN_PARSERS)
     assert (type(request), request) == (type(parsed), parsed)
     with pytest.raises(Refusal) as caught:
         protocol.parse_request(built)

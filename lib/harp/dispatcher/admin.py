@@ -7,7 +7,8 @@ import os
 import time
 from collections.abc import Callable
 
-from .. import __version__, protocol
+from .. import __version__
+from ..protocol import admin as protocol
 from .disk import StorageError
 from .hosts import Hosts
 from .joblog import JobLog
@@ -37,7 +38,15 @@ class Admin:
         self._since = time.time()
         self._stopping = False
 
-    def status(self) -> dict:
+    def answer(self, request) -> dict:
+        """Return the reply to a request of the admin socket.
+
+        :param request: as parsed by :data:`harp.protocol.admin.ADMIN_PARSERS`
+        :raises Refusal: if it can't be done
+        """
+        return _OPERATIONS[type(request)](self, request)
+
+    def _status(self, request: protocol.GetDispatcherStatus) -> dict:
         queued, running = self._queues.counts()
         try:
             free = self._log.free()
@@ -56,7 +65,13 @@ class Admin:
             stopping=self._stopping,
         )
 
-    def stop(self) -> dict:
+    def _stop(self, request: protocol.Stop) -> dict:
         self._stopping = True
         self._request_stop()
         return protocol.build_stopping(os.getpid())
+
+
+_OPERATIONS = {
+    protocol.GetDispatcherStatus: Admin._status,
+    protocol.Stop: Admin._stop,
+}

@@ -14,6 +14,7 @@ from .. import protocol, wire
 from ..config import DispatcherConfig
 from ..errors import INVALID_REQUEST, OVERLOADED, SHUTDOWN, STORAGE_ERROR, Refusal
 from ..log import fields
+from ..protocol.admin import ADMIN_PARSERS
 from ..service import reason
 from .admin import Admin
 from .disk import StorageError
@@ -113,7 +114,7 @@ class _Client:
         self._connection = connection
         self._waker = waker
         self._user = user
-        self._is_admin = is_admin
+        self._more_operations = ADMIN_PARSERS if is_admin else None
         self._within_line = False  # what was sent last ends in the middle of a line
 
     def serve(self) -> None:
@@ -121,8 +122,11 @@ class _Client:
         while line is not None:
             try:
                 message = wire.decode(line)
-                request = protocol.parse_request(message, self._is_admin)
-                _OPERATIONS[type(request)](self, request)
+                request = protocol.parse_request(message, self._more_operations)
+                if (operation := _OPERATIONS.get(type(request))) is not None:
+                    operation(self, request)
+                else:
+                    self._reply(self._requests._admin.answer(request))
             except Refusal as refusal:
                 self._refuse(refusal)
                 if refusal.closes:
@@ -246,12 +250,6 @@ class _Client:
         ]
         self._reply(protocol.build_host_list(hosts))
 
-    def _get_dispatcher_status(self, request) -> None:
-        self._reply(self._requests._admin.status())
-
-    def _stop(self, request) -> None:
-        self._reply(self._requests._admin.stop())
-
     # --- replies ---
 
     def _reply(self, message: dict) -> None:
@@ -305,8 +303,6 @@ _OPERATIONS = {
     protocol.ListJobs: _Client._list_jobs,
     protocol.ListQueues: _Client._list_queues,
     protocol.ListHosts: _Client._list_hosts,
-    protocol.GetDispatcherStatus: _Client._get_dispatcher_status,
-    protocol.Stop: _Client._stop,
 }
 
 

@@ -1,6 +1,7 @@
 """Every message of both protocols: built and parsed here, and nowhere else are their
 keys spelled. Pure functions; the text that they follow is doc/protocol.rst. The modules
-are a part of the text each; who speaks needs none but this one."""
+are a part of the text each; who speaks needs none but this one, and ``admin`` for the
+admin socket."""
 
 from .daemon import (  # noqa: F401
     ACKNOWLEDGEMENT_PREFIX,
@@ -56,7 +57,6 @@ from .replies import (  # noqa: F401
     Status,
     build_cancelled,
     build_continue,
-    build_dispatcher_status,
     build_end,
     build_host_entry,
     build_host_list,
@@ -68,7 +68,6 @@ from .replies import (  # noqa: F401
     build_queue_list,
     build_refusal,
     build_status,
-    build_stopping,
     cut_arguments,
     error_end,
     has_ended,
@@ -88,7 +87,6 @@ from .requests import (  # noqa: F401
     Call,
     Cancel,
     FollowStream,
-    GetDispatcherStatus,
     GetResult,
     GetStatus,
     ListHosts,
@@ -96,17 +94,14 @@ from .requests import (  # noqa: F401
     ListQueues,
     Queue,
     ReadStream,
-    Stop,
     build_call,
     build_cancel,
     build_follow_stream,
-    build_get_dispatcher_status,
     build_get_result,
     build_get_status,
     build_list_hosts,
     build_list_jobs,
     build_list_queues,
     build_read_stream,
-    build_stop,
     parse_request,
 )

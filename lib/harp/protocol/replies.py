@@ -169,42 +169,6 @@ def build_host_entry(hostname: str, address: str, port: int) -> dict:
     return {"hostname": hostname, "address": address, "port": port}
 
 
-def build_dispatcher_status(
-    *,
-    version: str,
-    pid: int,
-    since: float,
-    queued: int,
-    running: int,
-    queues: int,
-    connections: int,
-    hosts: int,
-    free: int | None,
-    stopping: bool,
-) -> dict:
-    """The reply to ``status``.
-
-    :param since: start of the dispatcher, seconds since the epoch
-    :param free: bytes free for the job log; None if the system doesn't say
-    """
-    return {
-        "version": version,
-        "pid": pid,
-        "since": int(since),
-        "queued": queued,
-        "running": running,
-        "queues": queues,
-        "connections": connections,
-        "hosts": hosts,
-        "free": free,
-        "stopping": stopping,
-    }
-
-
-def build_stopping(pid: int) -> dict:
-    return {"stopping": True, "pid": pid}
-
-
 def refusal_of(message: dict) -> dict | None:
     """Return the error object of a reply that refuses the request, None for any other
     reply."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Callable, Mapping
 
 from ..errors import INVALID_PROTOCOL, INVALID_REQUEST, Refusal
 from .parts import (
@@ -72,9 +73,6 @@ FollowStream = namedtuple("FollowStream", ("job_id", "since", "recent"))
 ReadStream = namedtuple("ReadStream", ("job_id", "since", "recent", "limit"))
 ListQueues = namedtuple("ListQueues", ())
 ListHosts = namedtuple("ListHosts", ())
-# On the admin socket only.
-GetDispatcherStatus = namedtuple("GetDispatcherStatus", ())
-Stop = namedtuple("Stop", ())
 
 
 class ListJobs(namedtuple("ListJobs", ("filters",))):
@@ -144,7 +142,7 @@ LIST_LIMIT = 1000
 
 
 def build_call(call: Call) -> dict:
-    request = _request()
+    request = build_request()
     request["host"] = call.host
     request["procedure"] = call.procedure
     request["arguments"] = call.arguments
@@ -162,23 +160,23 @@ def build_call(call: Call) -> dict:
 
 
 def build_cancel(job_id: str) -> dict:
-    return _request("cancel", job_id)
+    return build_request("cancel", job_id)
 
 
 def build_get_result(job_id: str, wait: bool) -> dict:
-    request = _request("get_result", job_id)
+    request = build_request("get_result", job_id)
     request["wait"] = wait
     return request
 
 
 def build_get_status(job_id: str) -> dict:
-    return _request("get_status", job_id)
+    return build_request("get_status", job_id)
 
 
 def build_follow_stream(
     job_id: str, since: int | None = None, recent: int | None = None
 ) -> dict:
-    return _request("follow_stream", job_id, since=since, recent=recent)
+    return build_request("follow_stream", job_id, since=since, recent=recent)
 
 
 def build_read_stream(
@@ -187,35 +185,28 @@ def build_read_stream(
     recent: int | None = None,
     limit: int | None = None,
 ) -> dict:
-    return _request("read_stream", job_id, since=since, recent=recent, limit=limit)
+    return build_request("read_stream", job_id, since=since, recent=recent, limit=limit)
 
 
 def build_list_jobs(**filters) -> dict:
     """Filters are those of the protocol; ``from_`` and ``to`` are submission times."""
     if "from_" in filters:
         filters["from"] = filters.pop("from_")
-    return _request(
+    return build_request(
         "list_jobs", {key: value for key, value in filters.items() if value is not None}
     )
 
 
 def build_list_queues() -> dict:
-    return _request("list_queues", True)
+    return build_request("list_queues", True)
 
 
 def build_list_hosts() -> dict:
-    return _request("list_hosts", True)
+    return build_request("list_hosts", True)
 
 
-def build_get_dispatcher_status() -> dict:
-    return _request("status", True)
-
-
-def build_stop() -> dict:
-    return _request("stop", True)
-
-
-def _request(operation: str | None = None, value=None, **options) -> dict:
+def build_request(operation: str | None = None, value=None, **options) -> dict:
+    """Return a request; options that are None are left out."""
     request: dict = {"harpcaller": VERSION}
     if operation is not None:
         request[operation] = value
@@ -225,17 +216,17 @@ def _request(operation: str | None = None, value=None, **options) -> dict:
     return request
 
 
-def parse_request(message: dict, admin: bool = False):
+def parse_request(message: dict, more: Mapping[str, Callable] | None = None):
     """Return what a request to the dispatcher asks for: one of the classes above.
 
-    :param admin: True if it came over the admin socket
+    :param more: parsers of further operations that are allowed, by their key
     :raises Refusal: ``invalid_protocol`` or ``invalid_request``
     """
     if not is_int(message.get("harpcaller")) or message["harpcaller"] != VERSION:
         raise Refusal(
             INVALID_PROTOCOL, f'"harpcaller" is not {VERSION}: other protocol version?'
         )
-    parsers = _PARSERS | _ADMIN_PARSERS if admin else _PARSERS
+    parsers = {**_PARSERS, **(more or {})}
     operations = [key for key in parsers if key in message]
     if any(key in message for key in ("host", "procedure", "arguments")):
         operations.append("call")
@@ -323,7 +314,9 @@ def _parse_list_jobs(message: dict) -> ListJobs:
     return ListJobs(filters)
 
 
-def _without_options(operation: str, request):
+def without_options(operation: str, request):
+    """Return the parser of an operation whose value is always true."""
+
     def parse(message: dict):
         if message[operation] is not True:
             raise Refusal(INVALID_REQUEST, f'"{operation}" must be true')
@@ -339,12 +332,8 @@ _PARSERS = {
     "follow_stream": _parse_follow_stream,
     "read_stream": _parse_read_stream,
     "list_jobs": _parse_list_jobs,
-    "list_queues": _without_options("list_queues", ListQueues()),
-    "list_hosts": _without_options("list_hosts", ListHosts()),
-}
-_ADMIN_PARSERS = {
-    "status": _without_options("status", GetDispatcherStatus()),
-    "stop": _without_options("stop", Stop()),
+    "list_queues": without_options("list_queues", ListQueues()),
+    "list_hosts": without_options("list_hosts", ListHosts()),
 }
 
 

@@ -1,5 +1,5 @@
 """The ``harpcallerd`` command: runs the dispatcher, or asks the one that runs over its
-admin socket. Listings are JSON, a line for each entry."""
+admin socket."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import argparse
 import sys
 
 import harp
-from harp import config, protocol
+from harp import config
+from harp.protocol import admin as protocol
 
-from . import output
+from .. import output
+from . import jobs
+from .ask import ask
 
 DEFAULT_CONFIG = "/etc/harpcaller/harpcaller.toml"
 
@@ -67,12 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add("status", _status, "print how the dispatcher is")
     add("stop", _stop, "stop it; queued jobs run after the next start")
-    jobs = add("list", _list, "print the jobs that have not ended, newest first")
-    jobs.add_argument("--all", action="store_true", help="those that have ended too")
-    info = add("info", _info, "print the status of a job")
-    info.add_argument("job_id", metavar="JOB")
-    cancel = add("cancel", _cancel, "cancel jobs")
-    cancel.add_argument("job_ids", metavar="JOB", nargs="+")
+    jobs.add_actions(add)
     return parser
 
 
@@ -83,44 +81,11 @@ def _run(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
     return run(settings)
 
 
-def _dispatcher(settings: config.DispatcherConfig) -> harp.HarpCaller:
-    return harp.HarpCaller(f"unix:{settings.admin_socket}")
-
-
 def _status(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
-    request = protocol.build_get_dispatcher_status()
-    output.value(_dispatcher(settings).request(request))
+    output.value(ask(settings, protocol.build_get_dispatcher_status()))
     return 0
 
 
 def _stop(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
-    output.value(_dispatcher(settings).request(protocol.build_stop()))
+    output.value(ask(settings, protocol.build_stop()))
     return 0
-
-
-def _list(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
-    dispatcher = _dispatcher(settings)
-    before = None
-    while True:
-        request = protocol.build_list_jobs(before=before, limit=protocol.LIST_LIMIT)
-        jobs, before = protocol.parse_job_list(dispatcher.request(request))
-        for job in jobs:
-            if options.all or not protocol.has_ended(job):
-                output.value(job)
-        if before is None:
-            return 0
-
-
-def _info(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
-    output.value(_dispatcher(settings).job(options.job_id).status())
-    return 0
-
-
-def _cancel(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
-    dispatcher = _dispatcher(settings)
-    status = 0
-    for job_id in options.job_ids:
-        if not dispatcher.job(job_id).cancel():
-            output.note(f"harpcallerd: {job_id}: nothing to cancel")
-            status = output.NOT_CARRIED_OUT
-    return status

@@ -16,3 +16,9 @@ extensions = ["sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
 autodoc_member_order = "bysource"
+
+# The standard library's own names, which are described elsewhere.
+nitpick_ignore_regex = [
+    ("py:class", r"(os|pathlib|types|collections\.abc)\..*"),
+    ("py:class", "Path"),
+]

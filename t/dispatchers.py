@@ -36,7 +36,11 @@ class Client:
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(_SECONDS)
-        self.sock.connect(address)
+        try:
+            self.sock.connect(address)
+        except OSError:
+            self.sock.close()
+            raise
         self._file = self.sock.makefile("rb")
 
     def __enter__(self) -> "Client":
@@ -126,10 +130,17 @@ class Dispatcher(testing.Program):
 
     def write_hosts(self, hosts) -> None:
         new = self.directory / "hosts.new"
+        new.touch(mode=0o600)  # there are passwords in it
         new.write_bytes(b"".join(map(to_line, hosts)))
         new.rename(self.directory / "hosts")
 
     def start(self, timeout: float = 15) -> None:
+        self.write_config()
+        super().start(timeout)
+        if self.addresses[0].startswith("127."):
+            self._port = int(self.addresses[0].rpartition(":")[2])
+
+    def write_config(self) -> None:
         config = {
             "listen": [
                 {"address": f"127.0.0.1:{self._port}", "anonymous": True},
@@ -144,13 +155,11 @@ class Dispatcher(testing.Program):
             if isinstance(value, dict):
                 value = config.get(key, {}) | value
             config[key] = value
+        self.config_file.touch(mode=0o600)  # there may be passwords in it
         self.config_file.write_text(testing.to_toml(config))
-        super().start(timeout)
-        if self.addresses[0].startswith("127."):
-            self._port = int(self.addresses[0].rpartition(":")[2])
 
     def configure(self, **changes) -> None:
-        """Change the configuration of the next start."""
+        """Change the configuration of the next start, or of :meth:`write_config`."""
         self._changes = self._changes | changes
 
     # --- asking it ---

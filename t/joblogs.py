@@ -6,7 +6,7 @@ import os
 from harp import jobid, protocol, wire
 from harp.dispatcher.disk import Disk
 from harp.dispatcher.jobfile import Record, Start, Trailer
-from harp.dispatcher.joblog import JobLog
+from harp.dispatcher.joblog import JobLog, hour_of
 
 CALL = protocol.Call("web01", "restart", ["nginx", {"graceful": True}])
 END = protocol.End(protocol.RESULT, {"pid": 4711})
@@ -115,3 +115,35 @@ def open_log(directory, disk=None, reserve=1, max_job_size=1 << 30):
     )
     log.open()
     return log
+
+
+def write_done_jobs(directory, times, **changes):
+    """Write the files of jobs that have ended, as a dispatcher leaves them, without its
+    cost; return their ids.
+
+    :param directory: of the job log
+    :param times: of their submission, seconds since the epoch
+    :param changes: what their calls have beside :data:`CALL`; a function is called with
+        a job's number
+    """
+    ids = []
+    for number, submit in enumerate(times):
+        job_id = jobid.make(int(submit * 1000))
+        more = {
+            key: value(number) if callable(value) else value
+            for key, value in changes.items()
+        }
+        record = make_record(job_id, number, CALL._replace(**more))
+        lines = record._replace(submit=submit).encode()
+        lines += START._replace(start=submit).encode() + end_line()
+        lines += Trailer(submit + 1, submit, END.outcome, 0).encode()
+        path = os.path.join(directory, "done", hour_of(job_id), f"{job_id}.jsonl")
+        try:
+            file = open(path, "wb")
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), 0o700)
+            file = open(path, "wb")
+        with file:
+            file.write(lines)
+        ids.append(job_id)
+    return ids

@@ -2,10 +2,12 @@
 the real ones."""
 
 import copy
+import inspect
 import json
 import pickle
 import socket
 import threading
+from pathlib import Path
 
 import harp
 import pytest
@@ -24,7 +26,7 @@ def dispatcher(scripted_peer):
     for each connection, the last one for all further ones; bytes, several lines of
     them, or a script. What it was asked is in ``.requests``."""
 
-    def start(*replies):
+    def start(*replies, **options):
         requests = []
         lock = threading.Lock()
 
@@ -39,8 +41,10 @@ def dispatcher(scripted_peer):
                 connection.send(reply if isinstance(reply, bytes) else line(reply))
 
         peer = scripted_peer(serve)
-        caller = HarpCaller(*peer.address)
-        caller.__dict__["requests"] = requests
+        # A connection for each request, so that it's told which reply is whose.
+        times = {"retry_for": 0.2, "resume_for": 0.2, "max_kept": 0}
+        caller = HarpCaller(*peer.address, **times | options)
+        caller.__dict__.update(requests=requests, peer=peer)
         return caller
 
     return start
@@ -184,7 +188,7 @@ def test_name_with_leading_underscore_is_no_procedure():
     "broken", [b"", b'{"harpcaller": 1, "job', reset], ids=["eof", "half", "reset"]
 )
 def test_call_whose_reply_is_lost_is_sent_again_under_its_id(dispatcher, broken):
-    rpc = dispatcher(broken, broken, {"harpcaller": 1, "job_id": JOB})
+    rpc = dispatcher(broken, broken, {"harpcaller": 1, "job_id": JOB}, resume_for=30)
     assert rpc.web01.uptime().id() == JOB
     first, *others = rpc.requests
     assert others == [first, first]
@@ -205,19 +209,18 @@ def test_call_whose_reply_is_no_protocol_is_not_sent_again(dispatcher):
     assert len(rpc.requests) == 1
 
 
-def test_call_whose_reply_is_always_lost_names_its_id(dispatcher, monkeypatch):
-    monkeypatch.setattr("harp.client._FIRST_PAUSE", 0.001)
+def test_call_whose_reply_is_always_lost_names_its_id(dispatcher):
     rpc = dispatcher(b"")
-    with pytest.raises(harp.CommunicationError) as caught:
+    with pytest.raises(harp.SubmissionLost) as caught:
         rpc.web01.uptime()
-    assert rpc.requests[0]["job_id"] in str(caught.value)
+    assert rpc.requests[0]["job_id"] == caught.value.job_id
+    assert caught.value.job_id in str(caught.value)
     assert 1 < len(rpc.requests) < 20
 
 
-def test_call_without_reply_ends_in_time(dispatcher, monkeypatch):
-    monkeypatch.setattr("harp.client._SUBMIT_TIME", 0.05)
-    rpc = dispatcher(lambda connection: connection.stall())
-    with pytest.raises(harp.CommunicationError, match="no reply"):
+def test_call_without_reply_ends_in_time(dispatcher):
+    rpc = dispatcher(lambda connection: connection.stall(), reply_timeout=0.05)
+    with pytest.raises(harp.SubmissionLost, match="no reply"):
         rpc.web01.uptime()
     assert len(rpc.requests) == 1
 
@@ -448,18 +451,19 @@ def test_failure_of_the_call_ends_its_stream_without_raising(dispatcher, end, ty
     assert isinstance(values.result(), type_)
 
 
-def test_stream_that_breaks_raises_after_what_has_come(dispatcher):
-    values = dispatcher(packets("a", "b")).job(JOB).follow(since=0)
+def test_stream_that_breaks_again_and_again_raises_after_what_has_come(dispatcher):
+    values = dispatcher(packets("a", "b"), b"").job(JOB).follow(since=0)
     assert [next(values), next(values)] == ["a", "b"]
-    with pytest.raises(harp.CommunicationError, match="no reply"):
+    with pytest.raises(harp.ConnectionLost, match="no reply"):
         next(values)
+    assert list(values) == []
 
 
 def test_refusal_within_a_stream_is_raised(dispatcher):
-    refusal = {"harpcaller": 1, "error": error_object("shutdown", "stops")}
+    refusal = {"harpcaller": 1, "error": error_object("storage_error", "disk")}
     values = dispatcher(packets("a", end=refusal)).job(JOB).follow(since=0)
     assert next(values) == "a"
-    with pytest.raises(harp.RemoteError, match="shutdown"):
+    with pytest.raises(harp.Unavailable, match="storage_error: disk"):
         next(values)
 
 
@@ -478,7 +482,7 @@ def test_leaving_the_context_closes_the_connection(dispatcher):
         connection.read_to_end()
         closed.set()
 
-    with dispatcher(script).job(JOB).follow() as values:
+    with dispatcher(script).job(JOB).follow(since=0) as values:
         assert next(values) == "a"
     assert closed.wait(10)
     assert list(values) == []
@@ -492,7 +496,7 @@ def test_iterator_that_is_forgotten_closes_its_connection_quietly(dispatcher):
         connection.read_to_end()
         closed.set()
 
-    values = dispatcher(script).job(JOB).follow()
+    values = dispatcher(script).job(JOB).follow(since=0)
     assert next(values) == "a"
     del values
     assert closed.wait(10)
@@ -595,3 +599,40 @@ def test_daemon_that_is_taken_for_a_dispatcher_is_told_from_one(servers):
     rpc = harp.HarpCaller(*servers.daemon_address)
     with pytest.raises(harp.CommunicationError, match="is a daemon.* speaks TLS"):
         rpc.web01.uptime()
+
+
+# --- for type checkers --------------------------------------------------------------
+
+
+def public_functions():
+    for name in harp.__all__:
+        value = getattr(harp, name)
+        if isinstance(value, type):
+            for attribute in vars(value).values():
+                if inspect.isfunction(attribute) and (
+                    not attribute.__name__.startswith("_")
+                    or attribute.__name__ in ("__call__", "__next__", "__enter__")
+                ):
+                    yield attribute
+        elif inspect.isfunction(value):
+            yield value
+
+
+def test_public_names_are_annotated_and_described():
+    lacking = []
+    for function in public_functions():
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())
+        if parameters and parameters[0].name == "self":
+            del parameters[0]
+        if any(p.annotation is p.empty for p in parameters):
+            lacking.append(f"{function.__qualname__}: parameters")
+        if signature.return_annotation is signature.empty:
+            lacking.append(f"{function.__qualname__}: what it returns")
+        if not function.__doc__ and not function.__name__.startswith("_"):
+            lacking.append(f"{function.__qualname__}: docstring")
+    assert not lacking
+
+
+def test_package_says_that_it_is_typed():
+    assert Path(harp.__file__).with_name("py.typed").exists()

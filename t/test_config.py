@@ -7,9 +7,11 @@ from ipaddress import ip_network
 
 import pytest
 
-from harp import config
+from harp import config, kinds
 from harp.address import Address
 from harp.config import ConfigError, DaemonConfig, DispatcherConfig
+from harp.listener import Listener
+from harp.rights import EVERYTHING, Rights
 
 TABLES = pytest.mark.parametrize("table", [DaemonConfig, DispatcherConfig])
 PATH = "/etc/x.toml"
@@ -65,7 +67,8 @@ def test_row_says_what_it_is_for(table, name):
     assert row.name == name and row.meaning and row.kind.text
     assert row.unit in ("", "s", "bytes")
     is_size = row.kind is config.SIZE
-    is_time = row.kind in (config.SECONDS, config.WHOLE_SECONDS)
+    is_time = row.kind in (config.SECONDS, config.WHOLE_SECONDS, kinds.DURATION)
+    is_time = is_time or row.kind is kinds.AGE
     assert row.unit == ("bytes" if is_size else "s" if is_time else "")
     assert re.fullmatch(r"[a-z_]+(\.[a-z_]+)?", name)
 
@@ -96,6 +99,25 @@ CASES = {
         [0, -1, 1.5, True, "", "1", "0 KiB", "1 KB", "1 kib", "-1 KiB", "1.5 MiB"]
         + ["1  KiB", "1 KiB\n", "MiB", "٣ KiB", []],
     ),
+    "DURATION": (
+        [(0.5, 0.5), (60, 60), ("40s", 40), ("15 m", 900), ("12h", 43200)],
+        [0, -1, True, None, "", "1", "30 days", "1.5d", "d", "-1d", "1d\n", "٣d", []]
+        + [MAX + 1, "99999999d", float("inf"), float("nan")],
+    ),
+    "AGE": (
+        [("1d", 86400), (86400.5, 86400.5), ("4 w", 28 * 86400), ("never", None)],
+        [0, -1, True, None, "23h", 86399, "1", "", "30 days", "1.5d", "d", "-1d", []]
+        + [MAX + 1, "99999999d", "1d\n", "٣d", "Never", float("inf"), float("nan")],
+    ),
+    "STOP": (
+        [
+            ("stop", kinds.Stop()),
+            ("drain", kinds.Stop(True)),
+            ("drain 1", kinds.Stop(True, 1)),
+        ],
+        ["", "drain ", "drain 0", "drain -1", "drain 1.5", "drain  1", "drain 1s", 1]
+        + [f"drain {MAX + 1}", "drain ٣", "stop 1", "Stop", True, None, []],
+    ),
     "USER": ([("root", "root"), (0, 0)], ["", -1, 1.0, True, [], None]),
     "STRINGS": ([([], ()), (["a", "b"], ("a", "b"))], ["a", [1], {"a": "b"}, None]),
     "STRING_TABLE": (
@@ -125,14 +147,27 @@ CASES = {
     ),
     "LISTENERS": (
         [
-            (["unix:/a"], (Address(None, 0, "/a"),)),
+            (["unix:/a"], (Listener(Address(None, 0, "/a")),)),
             (
                 [{"address": "127.0.0.1:0", "anonymous": True}],
-                (Address("127.0.0.1", 0, None, True),),
+                (Listener(Address("127.0.0.1", 0), anonymous=True),),
             ),
             (
-                [{"address": "unix:/a", "anonymous": False}, "unix:/b"],
-                (Address(None, 0, "/a"), Address(None, 0, "/b")),
+                [{"address": "unix:/a", "mode": "600", "group": 5}, "unix:/b"],
+                (
+                    Listener(Address(None, 0, "/a"), mode=0o600, group=5),
+                    Listener(Address(None, 0, "/b"), mode=0o660),
+                ),
+            ),
+            (
+                [{"address": "*:1", "tls": True, "allow_from": ["10.0.0.0/8"]}],
+                (
+                    Listener(
+                        Address("*", 1),
+                        tls=True,
+                        allow_from=(ip_network("10.0.0.0/8"),),
+                    ),
+                ),
             ),
         ],
         [
@@ -142,10 +177,39 @@ CASES = {
             [{"address": "127.0.0.1:3502"}],
             [{"address": "127.0.0.1:3502", "anonymous": False}],
             [{"address": "127.0.0.1:3502", "anonymous": "yes"}],
-            [{"address": "127.0.0.1:3502", "anonymous": True, "mode": 1}],
+            [{"address": "127.0.0.1:3502", "anonymous": True, "mode": "0660"}],
+            [{"address": "127.0.0.1:3502", "tls": False}],
+            [{"address": "127.0.0.1:3502", "tls": True, "allow_from": "::/0"}],
+            [{"address": "unix:/a", "anonymous": True}],
+            [{"address": "unix:/a", "allow_from": ["10.0.0.0/8"]}],
+            [{"address": "unix:/a", "mode": 660}],
+            [{"address": "unix:/a", "mode": "0860"}],
+            [{"address": "unix:/a", "group": ""}],
+            [{"address": "unix:/a", "user": "root"}],
             [{"anonymous": True}],
             [5],
             ["unix:relative"],
+        ],
+    ),
+    "RIGHTS": (
+        [
+            ({}, {}),
+            (
+                {"a": {"operations": ["read"], "hosts": ["web*"], "own_jobs": True}},
+                {"a": Rights(frozenset(["read"]), hosts=("web*",), own_jobs=True)},
+            ),
+            ({"a": {"operations": ["*"]}}, {"a": EVERYTHING}),
+        ],
+        [
+            [],
+            {"a": []},
+            {"a": {}},
+            {"a": {"hosts": ["*"]}},
+            {"a": {"operations": "read"}},
+            {"a": {"operations": ["write"]}},
+            {"a": {"operations": ["read"], "queues": "*"}},
+            {"a": {"operations": ["read"], "own_jobs": 1}},
+            {"a": {"operations": ["read"], "host": ["*"]}},
         ],
     ),
 }

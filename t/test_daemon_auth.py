@@ -14,8 +14,8 @@ from daemon_setup import (  # noqa: F401
     request,
 )
 from harp.config import ConfigError, DaemonConfig
-from harp.daemon.auth import Authenticator, may_call
-from harp.daemon.auth.delays import Delays
+from harp.auth import Authenticator, may_call
+from harp.auth.delays import Delays
 from harp.errors import Refusal
 
 REFUSED = ("auth_error", "unknown user or wrong password")
@@ -104,9 +104,7 @@ def load(tmp_path, monkeypatch, source, **more):
     (tmp_path / "backend_of_a_test.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(__import__("sys").modules, "backend_of_a_test", raising=False)
-    return Authenticator(
-        DaemonConfig(auth_backends=("backend_of_a_test",), **more)
-    )
+    return Authenticator(DaemonConfig(**more), ("backend_of_a_test",))
 
 
 def check(authenticator, user, password):

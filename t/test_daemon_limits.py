@@ -16,18 +16,17 @@ from daemon_setup import (  # noqa: F401
     make_harpd,
     request,
 )
-from harp.config import DaemonConfig
-from harp.daemon.gate import Gate
+from harp.gate import Gate
 
 # --- the gate -----------------------------------------------------------------------
 
 
 @pytest.fixture
 def make_gate(fake_clock):
-    """``make_gate(**config)`` returns a gate at which connections are plain names."""
+    """``make_gate(max_unauthenticated, networks)`` returns a gate at which connections are plain names."""
 
-    def make(**config):
-        gate = Gate(DaemonConfig(**config), fake_clock)
+    def make(max_unauthenticated=200, networks=None):
+        gate = Gate(max_unauthenticated, networks, fake_clock)
         gates.append(gate)
         return gate
 
@@ -117,7 +116,7 @@ def test_wait_for_room_ends_when_one_leaves_or_the_server_stops(
 def test_only_the_allowed_networks_get_in(make_gate, networks, host, allowed):
     if networks is not None:
         networks = tuple(map(ip_network, networks))
-    gate = make_gate(allow_from=networks)
+    gate = make_gate(networks=networks)
     assert gate.admit("a", (host, 1, 0, 0)) is allowed
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from daemon_setup import children_of, is_alive
-from harp.daemon.auth import passwords
+from harp.auth import passwords
 from harp.daemon.lines import CallLines
 from harp.daemon.processes import Killing, Snapshot
 

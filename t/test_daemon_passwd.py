@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from daemon_setup import HARPD, error_of, make_harpd, request  # noqa: F401
-from harp.daemon.auth import passwords
+from harp.auth import passwords
 
 
 def passwd(*arguments, stdin="") -> subprocess.CompletedProcess:

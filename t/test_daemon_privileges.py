@@ -16,8 +16,7 @@ from daemon_setup import (  # noqa: F401
     make_harpd,
     needs_root,
 )
-from harp import testing
-from harp.daemon import access, accounts
+from harp import access, accounts, testing
 
 WHO = """
 import os
@@ -174,7 +173,7 @@ def test_daemon_in_the_background_reloads_and_stops_after_root_was_dropped(publi
 BECOME = """
 import os, sys
 sys.path.insert(0, {lib!r})
-from harp.daemon import accounts
+from harp import accounts
 accounts.become(accounts.find("nobody", {group!r}))
 print(os.getresuid()[0], os.getresgid()[0], sorted(os.getgroups()))
 for regain in (lambda: os.setuid(0), lambda: os.setresuid(0, 0, 0),

@@ -2,6 +2,7 @@
 one."""
 
 import json
+import pickle
 import queue
 import threading
 
@@ -123,6 +124,14 @@ def test_direct_call_waits_no_longer_than_asked_to(daemon, certificate):
         server.sleep()
 
 
+def test_direct_server_can_be_pickled_and_does_not_show_its_password(daemon):
+    server = daemon(SINGLE, {"result": 5})
+    assert server.add(1) == 5
+    assert "secret" not in repr(server) + str(server) + repr(server.add)
+    del server.__dict__["closed"]
+    assert pickle.loads(pickle.dumps(server)).add(1) == 5
+
+
 # --- whom a direct call trusts ------------------------------------------------------
 
 
@@ -197,7 +206,7 @@ def test_ca_file_that_can_not_be_used_is_named(tmp_path):
         if content is not None:
             path.write_text(content)
         server = harp.HarpServer("127.0.0.1", "panel", "secret", ca_file=path)
-        with pytest.raises(harp.CommunicationError, match=f"{path}: not usable"):
+        with pytest.raises(harp.ConfigurationError, match=f"{path}: not usable"):
             server.uptime()
 
 

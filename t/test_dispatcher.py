@@ -9,6 +9,7 @@ import threading
 
 import pytest
 from dispatchers import (
+    ACKNOWLEDGED,
     ACKNOWLEDGED_STREAM,
     HOST,
     Daemon,
@@ -56,10 +57,13 @@ def running(tmp_path_factory, server_context, certificate):
 
 @pytest.fixture
 def daemon(running, wait_for):
-    _, daemon = running
+    dispatcher, daemon = running
     daemon.reset()
     yield daemon
     daemon.released.set()
+    # Or a job that this test has not waited for calls the daemon during the next one.
+    for state in ("queued", "running"):
+        wait_for(lambda: not dispatcher.ask(request(list_jobs={"state": state}))["jobs"])
     wait_for(lambda: not daemon.serving)
 
 
@@ -192,6 +196,19 @@ def test_timeouts_are_as_asked_or_configured_but_lowered_to_the_most(dispatcher)
 
 
 # --- a call that is repeated --------------------------------------------------------
+
+
+def test_long_results_that_come_at_once_are_each_what_the_host_said(
+    dispatcher, daemon
+):
+    def answer(connection, received):
+        [k] = received["arguments"]
+        send(connection, ACKNOWLEDGED, {"result": [[k]] * 300_000})
+
+    daemon.scripts["long"] = answer
+    job_ids = [dispatcher.call("long", k) for k in range(3)]
+    for k, job_id in enumerate(job_ids):
+        assert dispatcher.result(job_id) == {"result": [[k]] * 300_000}
 
 
 def test_call_that_is_repeated_runs_once_and_has_the_same_id(dispatcher, daemon):

@@ -4,6 +4,7 @@ are served."""
 
 import contextlib
 import resource
+import select
 import socket
 import ssl
 import threading
@@ -14,6 +15,8 @@ import pytest
 from dispatchers import (
     ACKNOWLEDGED,
     ACKNOWLEDGED_STREAM,
+    PASSWORD,
+    USER,
     Daemon,
     Dispatcher,
     call_request,
@@ -72,6 +75,7 @@ def surroundings(tmp_path_factory, server_context, certificate):
             host_entry(full.getsockname(), "silent", cert_sha256=pin),
             host_entry(("no.such.name.invalid", 1), "unresolvable", cert_sha256=pin),
             host_entry(("a..b", 1), "impossible", cert_sha256=pin),
+            host_entry(("255.255.255.255", 1), "unreachable", cert_sha256=pin),
         ],
         limits={
             "cancel_grace": GRACE,
@@ -178,6 +182,7 @@ UNREACHABLE = {
     "refusing": ("network_error", "Connection refused"),
     "unresolvable": ("network_error", "host unresolvable (no.such.name.invalid"),
     "impossible": ("network_error", "is no host name"),
+    "unreachable": ("network_error", "host unreachable (255.255.255.255 port 1)"),
     "silent": ("network_error", f"no connection in {CONNECT} s"),
     "other-pin": ("certificate_error", f"expected was {'0' * 64}"),
     "no-pin": ("certificate_error", "nothing vouches for host no-pin"),
@@ -314,6 +319,17 @@ def resets(*messages):
     return script
 
 
+def below_tls(*messages):
+    """A script that sends these, and then what is no TLS."""
+
+    def script(connection):
+        send(connection, *messages)
+        socket.socket.send(connection.sock, b'{"result":5}\n' * 10)
+        connection.read_to_end()
+
+    return script
+
+
 PACKETS = [{"stream": 0}, {"stream": 1}]
 RESULT = {"result": 5}
 EXCEPTION = {"exception": {"type": "V", "message": "m"}}
@@ -347,6 +363,7 @@ WRONG = {
         0,
     ),
     "endless line": (after(b"x" * 300_000), "protocol_error", "maybe", 0),
+    "no TLS": (below_tls(), "protocol_error", "maybe", 0),
     "closes": (abrupt(), "network_error", "maybe", 0),
     "closes in words": (notified(), "network_error", "maybe", 0),
     "resets": (resets(), "network_error", "maybe", 0),
@@ -360,6 +377,12 @@ WRONG = {
     ),
     "closes acknowledged": (abrupt(ACKNOWLEDGED), "network_error", "yes", 0),
     "closes acknowledged in words": (notified(ACKNOWLEDGED), "network_error", "yes", 0),
+    "no TLS in the stream": (
+        below_tls(ACKNOWLEDGED_STREAM, *PACKETS),
+        "protocol_error",
+        "yes",
+        2,
+    ),
     "resets acknowledged": (resets(ACKNOWLEDGED), "network_error", None, 0),
     "streams but said no": (
         after(ACKNOWLEDGED, PACKETS[0]),
@@ -538,15 +561,22 @@ def test_daemon_that_falls_silent_is_timed_out(dispatcher, run, name):
 
 
 def test_messages_in_time_keep_a_job_alive(dispatcher, run):
+    cut_off = []
+
     def script(connection):
         send(connection, ACKNOWLEDGED_STREAM)
+        poll = select.poll()
+        poll.register(connection.sock, select.POLLRDHUP)
         for number in range(4):
-            threading.Event().wait(0.4)
+            # Else the result would win, though it came too late.
+            cut_off.extend(poll.poll(1000))
             send(connection, {"stream": number})
-        send(connection, RESULT)
+        if not cut_off:
+            send(connection, RESULT)
 
-    job_id = run(script, timeout=1)
+    job_id = run(script, timeout=3)
     assert dispatcher.result(job_id) == RESULT
+    assert not cut_off
 
 
 def flood(connection):
@@ -765,6 +795,12 @@ def test_garbage_after_a_cancel_leaves_it_cancelled(dispatcher, run):
     assert_cancelled(dispatcher, job_id)
 
 
+def follow_to_end(dispatcher, job_id):
+    with dispatcher.connect() as client:
+        client.send(request("follow_stream", job_id))
+        return client.stream()[1]
+
+
 def test_cancel_that_races_with_the_result_gives_one_answer_everywhere(
     dispatcher, daemon, in_thread
 ):
@@ -782,17 +818,22 @@ def test_cancel_that_races_with_the_result_gives_one_answer_everywhere(
         daemon.scripts["race"] = script
         job_id = dispatcher.call("race")
         waiting = [in_thread(dispatcher.result, job_id) for _ in range(2)]
+        waiting.append(in_thread(follow_to_end, dispatcher, job_id))
         cancelling = [in_thread(dispatcher.cancel, job_id) for _ in range(2)]
         answer.set()
         cancelled = [one.result()["cancelled"] for one in cancelling]
-        ends = [one.result() for one in waiting] + [dispatcher.result(job_id)]
-        assert ends[0] == ends[1] == ends[2]
+        # Once one is answered, all is.
+        assert dispatcher.cancel(job_id) == {"cancelled": False}
+        ends = [dispatcher.result(job_id)] + [one.result() for one in waiting]
+        assert all(end == ends[0] for end in ends)
         if ends[0] == RESULT:
             assert cancelled == [False, False]
         else:
             assert ends[0] == {"cancelled": True} and True in cancelled
         outcomes.append(list(ends[0])[0])
-        assert dispatcher.file(job_id)[-1]["outcome"] == outcomes[-1]
+        assert dispatcher.status(job_id)["outcome"] == outcomes[-1]
+        *_, stored, trailer = dispatcher.file(job_id)
+        assert (stored, trailer["outcome"]) == (ends[0], outcomes[-1])
 
 
 def test_queue_goes_on_only_when_the_cancelled_call_has_ended_over_there(
@@ -820,27 +861,50 @@ def test_queue_goes_on_only_when_the_cancelled_call_has_ended_over_there(
     assert dispatcher.result(second) == {"result": []}
 
 
+@pytest.mark.parametrize("flood", [0, 100], ids=["garbage", "much garbage"])
 def test_queue_goes_on_only_when_a_daemon_that_erred_has_closed(
-    dispatcher, daemon, wait_for
+    make_dispatcher, daemon, certificate, flood
 ):
     may_go, left = threading.Event(), threading.Event()
 
     def script(connection, received):
         send(connection, ACKNOWLEDGED)
         connection.send(b"garbage\n")
+        for _ in range(flood):
+            connection.send(b"x" * 1_000_000)
         connection.read_to_end()
         left.set()
-        may_go.wait(10)
+        may_go.wait(30)
 
     daemon.scripts["garbage"] = script
+    dispatcher = make_dispatcher(
+        host_entry(daemon.address, cert_sha256=certificate.sha256),
+        limits={"cancel_grace": 30.0},
+    )
     queue = {"name": {"q": "garbage"}}
     first = dispatcher.call("garbage", queue=queue)
     second = dispatcher.call("echo", queue=queue)
-    assert left.wait(10)
+    assert left.wait(20)
     assert not daemon.called("echo")
     may_go.set()
     assert_error(dispatcher, first, "protocol_error", "yes")
     assert dispatcher.result(second) == {"result": []}
+
+
+@pytest.mark.parametrize("flood", [False, True])
+def test_daemon_that_errs_and_never_closes_is_waited_for_so_long(
+    dispatcher, daemon, run, flood
+):
+    def script(connection):
+        connection.send(b"garbage\n")
+        with contextlib.suppress(OSError):
+            while flood:
+                connection.send(b"x" * 1_000_000)
+        daemon.released.wait(30)
+
+    before = time.monotonic()
+    assert_error(dispatcher, run(script), "protocol_error", "maybe")
+    assert time.monotonic() - before >= GRACE
 
 
 def test_request_that_the_daemon_does_not_take_has_not_run(
@@ -940,10 +1004,36 @@ def test_known_certificates_are_read_again_when_they_change(
     assert dispatcher.result(dispatcher.call()) == {"result": []}
     known.unlink()
     assert dispatcher.result(dispatcher.call()) == {"result": []}
-    assert "known certificates can't be read" in dispatcher.log()
+    assert "what it held before counts" in dispatcher.log()
     known.write_text("web01 x\nweb01\n")
     error = dispatcher.result(dispatcher.call())["error"]
     assert "nothing vouches for host web01" in error["message"]
+
+
+def test_credentials_and_address_are_those_of_the_moment_at_which_a_job_starts(
+    make_dispatcher, daemon, certificate, wait_for
+):
+    pin = certificate.sha256
+    dispatcher = make_dispatcher(
+        host_entry(daemon.address, cert_sha256=pin),
+        host_entry(("127.0.0.1", 1), "web02", cert_sha256=pin),
+    )
+    queue = {"name": {"q": 1}}
+    holding = dispatcher.call("wait", queue=queue)
+    jobs = [dispatcher.call(host=host, queue=queue) for host in ("web01", "web02")]
+    wait_for(lambda: daemon.called("wait"))
+    other = {"user": "other", "password": "new"}
+    dispatcher.write_hosts(
+        host_entry(daemon.address, name, cert_sha256=pin, credentials=other)
+        for name in ("web01", "web02", "new")
+    )
+    wait_for(lambda: len(dispatcher.ask(request("list_hosts", True))["hosts"]) == 3)
+    dispatcher.cancel(holding)
+    for job_id in jobs:
+        assert dispatcher.result(job_id) == {"result": []}
+    first, *later = [one["auth"] for one in daemon.requests]
+    assert first == {"user": USER, "password": PASSWORD}
+    assert later == [other, other]
 
 
 # --- out of descriptors -------------------------------------------------------------

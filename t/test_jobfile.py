@@ -525,6 +525,16 @@ def test_packets_without_a_start_that_can_be_read_tell_that_the_job_ran(path):
     assert end_of_cut_off(tail).value["ran"] == protocol.RAN_YES
 
 
+@pytest.mark.parametrize("damage", [b"\0", b"}", b'"', b"\xff"])
+def test_start_that_can_not_be_read_tells_that_the_job_may_have_run(path, damage):
+    start = START.encode()
+    for place in range(len(b'{"start":'), len(start) - 1):
+        damaged = start[:place] + damage + start[place + 1 :]
+        tail = tail_of(path, RECORD.encode() + damaged)
+        assert tail.has_started
+        assert end_of_cut_off(tail).value["ran"] == protocol.RAN_MAYBE
+
+
 def test_file_cut_at_any_byte_is_worth_its_whole_lines(path):
     lines = [RECORD.encode(), START.encode(), packet(0), packet(1, "é" * 50)]
     lines += [end_line(), trailer(2).encode()]

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from harp import jobid, protocol
+from harp import config, jobid, protocol
 from harp.dispatcher.disk import FileGone, StorageError
-from harp.dispatcher.joblog import LAYOUT, LogInUse
+from harp.dispatcher.joblog import LAYOUT, LogInUse, begin_of_hour
 from joblogs import (
     CALL,
     END,
@@ -141,6 +141,25 @@ def test_crash_while_the_directory_is_made_does_no_harm(directory):
     assert (directory / "format").read_text() == f"{LAYOUT}\n"
 
 
+def test_new_directory_is_synced_before_it_is_used(directory, disk):
+    open_log(directory, disk).close()
+    assert disk.operations == ["create", "write", "sync", "rename", "sync_directory"]
+
+
+@pytest.mark.parametrize(
+    "operation", ["create", "write", "sync", "rename", "sync_directory"]
+)
+def test_directory_that_can_not_be_made_is_made_at_the_next_start(
+    directory, disk, operation
+):
+    disk.fail(operation)
+    with pytest.raises(StorageError, match=str(directory)):
+        open_log(directory, disk)
+    disk.mend()
+    open_log(directory, disk).close()
+    assert (directory / "format").read_text() == f"{LAYOUT}\n"
+
+
 @pytest.mark.parametrize("obstacle", ["", "lock", "active"])
 def test_directory_that_can_not_be_used_is_named(directory, obstacle):
     if obstacle:
@@ -203,6 +222,21 @@ def test_new_job_is_refused_when_only_the_reserve_is_free(directory):
         assert names(directory) == []
     finally:
         log.close()
+
+
+def test_reserve_and_size_can_be_changed_while_it_is_open(log):
+    record = make_record()
+    size = log.create(record)
+    settings = {"limits": {"reserve": 1 << 60, "job_size": size + 1}}
+    log.apply(config.check(settings, config.DispatcherConfig, "test"))
+    with pytest.raises(StorageError, match="limits.reserve"):
+        log.create(make_record())
+    writer = log.writer(record.job_id, size)
+    with pytest.raises(StorageError, match="limits.job_size"):
+        writer.append(START.encode(), sync=False)
+    writer.close()
+    log.apply(config.check({"limits": {"reserve": 1}}, config.DispatcherConfig, "test"))
+    log.create(make_record())
 
 
 def test_unknown_job_has_no_file(log):
@@ -274,6 +308,28 @@ def test_job_ids_come_newest_first_from_everywhere(log):
         assert list(log.job_ids(before=made[number])) == made[number + 1 :]
     assert list(log.job_ids(before=jobid.make(now + HOUR))) == made
     assert list(log.job_ids(before=jobid.make(0))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "begin"),
+    [
+        ("2026-11-23T18", 1795456800),
+        ("1970-01-01T00", 0),
+        ("2028-02-29T23", 1835478000),
+        ("2026-02-29T00", None),
+        ("2026-13-01T00", None),
+        ("2026-00-01T00", None),
+        ("0000-01-01T00", None),
+        ("2026-01-01T24", None),
+        ("2026-1-01T00", None),
+        ("2026-01-01T00\n", None),
+        ("٢٠٢٦-01-01T00", None),
+        ("x", None),
+        ("", None),
+    ],
+)
+def test_hour_of_a_directory_is_read_off_its_name(name, begin):
+    assert begin_of_hour(name) == begin
 
 
 def test_job_that_moves_while_they_are_listed_is_listed_once(log):
@@ -392,6 +448,27 @@ def test_files_that_never_got_their_name_are_removed(log, directory):
     new.write_bytes(record.encode())
     assert recover(log) == []
     assert names(directory) == []
+
+
+def test_job_that_has_ended_is_not_run_again_though_it_is_in_active(log, directory):
+    record = make_record()
+    writer = log.writer(record.job_id, log.create(record))
+    writer.finish(END, trailer(0))
+    writer.close()
+    log.archive(record.job_id)
+    store(directory, record=record)
+    assert recover(log) == []
+    assert names(directory) == []
+    assert names(directory, "corrupt") == [f"{record.job_id}.jsonl"]
+    assert end_of(log, record.job_id)[0] == END
+
+
+def test_files_that_are_not_the_dispatchers_are_left_alone(log, directory):
+    (directory / "active" / "notes.new").write_text("keep")
+    (directory / "active" / ".x.new").mkdir()
+    good = store(directory)
+    assert recover(log) == [good]
+    assert names(directory)[::2] == [".x.new", "notes.new"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from dispatchers import (
 from harp import config, jobid, protocol, wire
 from harp.dispatcher import jobs as jobs_module
 from harp.dispatcher.call import Caller
+from harp.dispatcher.connecting import Connector
 from harp.dispatcher.hosts import Hosts
 from harp.dispatcher.jobs import Jobs
 from harp.dispatcher.queues import Queues
@@ -59,8 +60,9 @@ class System:
         self.log = open_log(directory, self.disk)
         self.queues = Queues()
         self.hosts = Hosts(settings)
-        self.hosts.refresh()
-        caller = Caller(settings, self.hosts, Trust(settings), Resolver())
+        self.hosts.start()
+        connector = Connector(settings, self.hosts, Trust(settings), Resolver())
+        caller = Caller(settings, connector)
         self.jobs = Jobs(settings, self.log, self.queues, call or caller.run)
         self.waiting = self.jobs.recover()
 
@@ -288,12 +290,30 @@ def test_job_whose_file_can_not_be_opened_waits_until_it_can(
     assert script.called == ["echo"] and not job.unstored
 
 
-def test_end_for_which_there_is_no_room_is_kept_until_there_is(
-    system, script, wait_for, caplog
+# What can fail while something is stored in a job's file, and how often. After a sync
+# that failed, only a synced copy in the file's place is trusted.
+FAULTS = {
+    "no room": {"write": 10**9},
+    "sync": {"sync": 10**9},
+    "sync, then no copy": {"sync": 1, "create": 10**9},
+    "sync, then the copy keeps its name": {"sync": 1, "rename": 10**9},
+    "sync, then that of the directory": {"sync": 1, "sync_directory": 10**9},
+}
+
+
+def break_disk(disk, fault):
+    for operation, times in FAULTS[fault].items():
+        code = errno.ENOSPC if operation == "write" else errno.EIO
+        disk.fail(operation, code, times=times)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_end_that_can_not_be_stored_is_kept_until_it_can(
+    system, script, wait_for, caplog, tmp_path, fault
 ):
     job_id = system.submit()
     wait_for(lambda: script.called)
-    system.disk.fail("write", errno.ENOSPC)
+    break_disk(system.disk, fault)
     script.released.set()
     wait_for(lambda: system.jobs.active(job_id).unstored)
     assert system.end(job_id) is None
@@ -301,6 +321,7 @@ def test_end_for_which_there_is_no_room_is_kept_until_there_is(
     system.disk.mend()
     assert wait_for(lambda: system.end(job_id)) == script.end
     assert caplog.text.count("can't be stored for now") == 1
+    wait_for(lambda: active(tmp_path) == [])
 
 
 def test_fault_of_ours_ends_the_job_and_is_logged(system, script, wait_for, caplog):
@@ -317,7 +338,8 @@ def test_record_that_can_not_be_read_any_more_ends_the_job(
 ):
     system.submit("hold", queue=QUEUE)
     wait_for(lambda: script.called)
-    job_id = system.submit(queue=QUEUE)
+    # That of a small one is still in memory.
+    job_id = system.submit("large", "x" * 10_000, queue=QUEUE)
     path = tmp_path / "jobs" / "active" / f"{job_id}.jsonl"
     path.write_bytes(b"x" * (path.stat().st_size - 1) + b"\n")
     script.released.set()
@@ -348,13 +370,14 @@ def test_job_that_goes_back_to_its_queue_is_as_if_it_had_not_run(
 # --- cancelling ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("fault", FAULTS)
 def test_cancel_that_can_not_be_stored_is_refused_and_the_job_goes_on(
-    system, script, wait_for
+    system, script, wait_for, fault
 ):
     system.submit("hold", queue=QUEUE)
     wait_for(lambda: script.called)
     first, second = system.submit("1", queue=QUEUE), system.submit("2", queue=QUEUE)
-    system.disk.fail("write", errno.ENOSPC)
+    break_disk(system.disk, fault)
     assert refusal(system.jobs.request_cancel, first) == "storage_error"
     assert system.state(first) == "queued"
     system.disk.mend()
@@ -386,6 +409,27 @@ def test_second_who_cancels_is_told_when_the_cancel_can_not_be_stored(
     waker.close()
     system.disk.mend()
     script.released.set()
+
+
+def test_cancel_that_could_not_be_stored_once_is_as_any_other_the_next_time(
+    system, script, wait_for, in_thread
+):
+    system.submit("hold", queue=QUEUE)
+    wait_for(lambda: script.called)
+    job_id = system.submit(queue=QUEUE)
+    system.disk.fail("write", errno.ENOSPC)
+    assert refusal(system.jobs.request_cancel, job_id) == "storage_error"
+    system.disk.mend()
+    system.disk.go_on.clear()
+    first = in_thread(system.jobs.request_cancel, job_id)
+    assert system.disk.blocked.wait(10)
+    second = system.jobs.request_cancel(job_id)
+    # Who cancels it as well waits for the end, and isn't told of what was before.
+    assert not second.unstored
+    system.disk.go_on.set()
+    assert first.result() is True
+    assert second.has_ended
+    assert system.end(job_id).outcome == "cancelled"
 
 
 # --- news ---------------------------------------------------------------------------
@@ -439,22 +483,30 @@ def test_watcher_that_leaves_is_not_woken(waker):
 # --- with the real caller -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("operation", ["write", "sync"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_request_is_not_sent_before_the_start_is_on_the_disk(
-    real, daemon, wait_for, operation
+    real, daemon, wait_for, server_context, fault
 ):
     system = real()
-    queue = protocol.Queue({"q": 1}, 1)
-    holding = system.submit("wait", queue=queue)
-    wait_for(lambda: daemon.called("wait"))
-    job_id = system.submit("echo", queue=queue)
-    # The end of the first goes well, then the start of the second fails.
-    system.disk.fail(operation, errno.EIO, after=1, times=1)
-    system.disk.fail("create", errno.EIO, times=1)
-    system.jobs.request_cancel(holding)
+    job_id = system.submit("echo", queue=QUEUE)
+    wait_for(lambda: system.end(job_id))
+    assert daemon.called("echo") == 1
+
+    # From here on nothing is stored until the start has failed.
+    def break_and_shake_hands(*_):
+        break_disk(system.disk, fault)
+
+    server_context.sni_callback = break_and_shake_hands
+    try:
+        job_id = system.submit("echo", queue=QUEUE)
+        job = system.jobs.active(job_id)
+        wait_for(lambda: job is None or job.has_ended or job.unstored)
+    finally:
+        server_context.sni_callback = None
+    system.disk.mend()
     end = wait_for(lambda: system.end(job_id))
     assert (end.value["type"], end.value["ran"]) == ("storage_error", "no")
-    assert daemon.called("echo") == 0
+    assert daemon.called("echo") == 1
 
 
 def test_sync_that_fails_in_a_stream_is_not_noticed_by_those_who_follow(
@@ -491,8 +543,40 @@ def test_sync_that_fails_in_a_stream_is_not_noticed_by_those_who_follow(
     assert "create" in system.disk.operations
 
 
+def test_nothing_shows_before_it_is_on_the_disk(real, daemon, wait_for, waker):
+    go_on = [threading.Event() for _ in range(2)]
+
+    def stream(connection, received):
+        send(connection, ACKNOWLEDGED_STREAM, {"stream": 0})
+        go_on[0].wait(30)
+        send(connection, {"stream": 1})
+        go_on[1].wait(30)
+        send(connection, {"result": 2})
+
+    daemon.scripts["stream"] = stream
+    system = real(sync_packets=True)
+    job_id = system.submit("stream")
+    wait_for(lambda: system.packets(job_id) == [0])
+    job = system.jobs.active(job_id)
+    for event in go_on:
+        before = job.progress()
+        assert job.watch(before[0], waker)
+        system.disk.blocked.clear()
+        system.disk.go_on.clear()
+        event.set()
+        assert system.disk.blocked.wait(10)
+        # Written, but not synced yet.
+        assert job.progress() == before and not is_set(waker)
+        system.disk.go_on.set()
+        assert waker.wait(time.monotonic() + 10)
+        assert job.progress() != before
+    assert system.end(job_id) == protocol.End(protocol.RESULT, 2)
+    assert system.packets(job_id) == [0, 1]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_packets_that_can_not_be_stored_end_the_call_over_there(
-    real, daemon, wait_for
+    real, daemon, wait_for, fault
 ):
     cancelled = threading.Event()
 
@@ -505,12 +589,13 @@ def test_packets_that_can_not_be_stored_end_the_call_over_there(
         send(connection, {"stream": 3}, {"result": 5})
 
     daemon.scripts["stream"] = stream
-    system = real()
+    system = real(sync_packets=True)
     job_id = system.submit("stream")
     wait_for(lambda: system.packets(job_id) == [0])
-    system.disk.fail("write", errno.ENOSPC, times=1)
+    break_disk(system.disk, fault)
     daemon.released.set()
     assert cancelled.wait(10)
+    system.disk.mend()
     end = wait_for(lambda: system.end(job_id))
     # The result came, but not all that belongs to it is there.
     assert (end.value["type"], end.value["ran"]) == ("storage_error", "yes")

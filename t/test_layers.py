@@ -14,13 +14,24 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 600
 
 # What each part may import of the others; a part is a module or a package in lib/harp.
-LEAVES = {"errors", "proc", "jobid", "log", "address", "size"}
+LEAVES = {
+    "errors", "proc", "jobid", "log", "address", "size", "duration", "linefile",
+    "certificate", "access", "accounts", "kernel", "provision",
+}  # fmt: skip
 SERVER_SIDE = LEAVES | {
-    "wire", "arguments", "protocol", "kinds", "config", "server", "service", "pidfile", "actions"
+    "wire", "arguments", "protocol", "kinds", "config", "server", "service", "pidfile", "actions",
+    "template", "auth", "gate", "server_tls", "listener", "rights",
 }  # fmt: skip
 ALLOWED = {
     "errors": set(),
     "size": set(),
+    "duration": set(),
+    "access": set(),
+    "accounts": set(),
+    "kernel": set(),
+    "provision": set(),
+    "linefile": set(),
+    "certificate": set(),
     "proc": {"errors", "size"},
     "jobid": {"errors"},
     "log": {"errors"},
@@ -30,14 +41,32 @@ ALLOWED = {
     "wire": {"errors", "jsonline"},
     "protocol": {"errors"},
     "channel": {"errors", "address", "wire"},
-    "client": {"errors", "proc", "jobid", "address", "wire", "protocol", "channel"},
-    "direct": {"errors", "proc", "jobid", "address", "wire", "protocol", "channel"}
-    | {"client"},
-    "__init__": {"errors", "proc", "client", "direct"},
-    "kinds": {"address", "protocol", "size"},
-    "config": {"address", "kinds"},
+    "tls": {"errors", "channel"},
+    "secret": set(),
+    "outcome": {"errors", "protocol"},
+    "settings": {"errors", "address", "protocol", "channel", "tls"},
+    "connections": {"errors", "protocol", "wire", "channel", "settings"},
+    "exchange": {"errors", "protocol", "wire", "channel", "settings", "connections"},
+    "streams": {"errors", "protocol", "channel", "exchange", "outcome"},
+    "calls": {"errors", "protocol", "proc", "jobid", "exchange", "outcome", "streams"},
+    "groups": {"errors", "protocol", "jobid", "wire", "secret", "exchange", "outcome"}
+    | {"calls"},
+    "client": {"protocol", "settings", "connections", "exchange", "secret", "calls"}
+    | {"groups"},
+    "direct": {"errors", "proc", "address", "wire", "protocol", "channel", "secret"}
+    | {"tls"},
+    "__init__": {"errors", "proc", "client", "direct", "calls", "streams", "outcome"}
+    | {"secret", "groups"},
+    "listener": {"address"},
+    "rights": set(),
+    "kinds": {"address", "protocol", "size", "duration", "listener", "rights"},
+    "config": {"address", "kinds", "listener", "rights"},
+    "template": {"config", "kinds"},
     "server": {"address", "wire", "config", "log"},
     "service": {"log"},
+    "gate": {"server", "wire", "log"},
+    "server_tls": {"config", "errors", "service", "wire"},
+    "auth": {"config", "errors", "linefile", "log", "service"},
     "pidfile": {"errors"},
     "actions": {"errors", "pidfile"},
     "daemon": SERVER_SIDE,
@@ -45,7 +74,7 @@ ALLOWED = {
     "testing": {"client", "direct"},
     "cli": LEAVES
     | {"__init__", "wire", "arguments", "protocol", "channel", "client", "direct", "config"}
-    | {"pidfile", "actions", "testing", "daemon", "dispatcher"},
+    | {"auth", "pidfile", "actions", "service", "template", "testing", "daemon", "dispatcher"},
 }
 
 
@@ -144,8 +173,10 @@ def test_client_library_is_light(run_python):
     loaded = set(run_python(LIGHTNESS, "-I").split())
     assert not HEAVY & loaded
     assert {name for name in loaded if name.startswith("harp")} <= {
-        "harp", "harp.address", "harp.channel", "harp.client", "harp.direct",
-        "harp.errors", "harp.jobid", "harp.jsonline", "harp.proc", "harp.protocol",
+        "harp", "harp.address", "harp.calls", "harp.channel", "harp.client",
+        "harp.connections", "harp.direct", "harp.errors", "harp.exchange", "harp.jobid",
+        "harp.jsonline", "harp.outcome", "harp.proc", "harp.protocol", "harp.secret",
+        "harp.settings", "harp.streams", "harp.tls",
         "harp.protocol.daemon", "harp.protocol.parts", "harp.protocol.replies",
         "harp.protocol.requests", "harp.wire",
     }  # fmt: skip

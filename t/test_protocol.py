@@ -57,6 +57,11 @@ REQUESTS = [
     ),
     (protocol.build_get_status(ID), {"get_status": ID}, protocol.GetStatus(ID)),
     (
+        protocol.build_cancel(ID, "alice"),
+        {"cancel": ID, "on_behalf_of": "alice"},
+        protocol.Cancel(ID, "alice"),
+    ),
+    (
         protocol.build_follow_stream(ID),
         {"follow_stream": ID},
         protocol.FollowStream(ID, None, 0),
@@ -109,7 +114,7 @@ def test_request_that_is_built_is_parsed_as_what_it_asks(built, text, parsed):
     ("built", "parsed"),
     [
         (admin.build_get_dispatcher_status(), admin.GetDispatcherStatus()),
-        (admin.build_stop(), admin.Stop()),
+        (admin.build_stop(), admin.Stop(False, None)),
     ],
 )
 def test_administration_is_asked_for_on_the_admin_socket_only(built, parsed):
@@ -117,6 +122,22 @@ def test_administration_is_asked_for_on_the_admin_socket_only(built, parsed):
     assert (type(request), request) == (type(parsed), parsed)
     with pytest.raises(Refusal) as caught:
         protocol.parse_request(built)
+    assert caught.value.type == INVALID_REQUEST
+
+
+def test_request_says_who_sends_it_or_does_not():
+    request = protocol.with_auth(protocol.build_cancel(ID), "panel", "sesame")
+    auth = protocol.parse_auth(on_the_wire(request))
+    assert auth == protocol.Auth("panel", "sesame") and "sesame" not in repr(auth)
+    assert protocol.parse_auth(protocol.build_cancel(ID)) is None
+
+
+@pytest.mark.parametrize(
+    "auth", [None, "panel", {}, {"user": "panel"}, {"user": "panel", "password": 5}]
+)
+def test_half_of_who_sends_a_request_is_refused(auth):
+    with pytest.raises(Refusal) as caught:
+        protocol.parse_auth({"harpcaller": 1, "auth": auth})
     assert caught.value.type == INVALID_REQUEST
 
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -210,3 +211,74 @@ def test_log_goes_to_standard_error_and_its_loss_harms_nobody():
     assert (process.returncode, process.stdout) == (0, "goes on\n")
     (line,) = io.StringIO(process.stderr).readlines()
     assert line.endswith(' INFO harp.daemon.front: call ended {"outcome": "result"}\n')
+
+
+# --- where the log goes -------------------------------------------------------------
+
+FILES = """
+import logging, os, sys
+from harp import log
+os.chdir({directory!r})
+log.{start}
+logger = logging.getLogger("harp.dispatcher.life")
+logger.info("first")
+os.rename("log", "log.1")
+assert log.reopen() == []
+logger.info("second")
+os.mkdir("gone"), os.rename("log", "gone/log"), os.mkdir("log")
+print(log.reopen())
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "faults"),
+    [
+        # It looks by itself, with the next line.
+        ('to_file("log")', []),
+        (
+            'from_content({"root": {"level": "INFO", "handlers": ["a"]}, "handlers": '
+            '{"a": {"class": "logging.FileHandler", "filename": "log"}}})',
+            ["Is a directory"],
+        ),
+    ],
+)
+def test_log_files_that_were_moved_are_made_anew(run_python, tmp_path, start, faults):
+    printed = run_python(FILES.format(directory=str(tmp_path), start=start))
+    assert "first" in (tmp_path / "log.1").read_text()
+    second = (tmp_path / "gone" / "log").read_text()
+    assert "second" in second and "first" not in second
+    assert all(fault in printed for fault in faults)
+    assert bool(faults) != ("[]" in printed)
+
+
+CONFIGURED = """
+import logging
+from harp import log
+log.to_stderr()
+log.from_content({
+    "formatters": {"a": {"format": "%(threadName)s %(process)d %(filename)s"}},
+    "handlers": {"a": {
+        "class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "a"
+    }},
+    "root": {"level": "INFO", "handlers": ["a"]},
+})
+logging.getLogger("harp").info("any")
+"""
+
+
+def test_configured_log_can_show_what_our_own_formats_do_not(run_python):
+    thread, pid, file = run_python(CONFIGURED).split()
+    assert (thread, file) == ("MainThread", "<string>") and pid.isdigit()
+
+
+def test_wait_for_signals_ends_at_its_deadline_and_when_it_is_woken(in_thread):
+    with service.Signals() as signals:
+        assert signals.wait(time.monotonic() + 0.01) is None
+        signals.wake()
+        assert signals.wait() is None
+        waking = in_thread(signals.wake)
+        assert signals.wait(time.monotonic() + 30) is None
+        waking.result()
+        signals.wake()
+        signal.raise_signal(signal.SIGTERM)
+        assert [signals.wait(), signals.wait(0.0)] == [None, signal.SIGTERM]

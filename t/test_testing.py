@@ -154,6 +154,20 @@ def test_changes_reach_into_the_tables_of_a_configuration(make_servers):
     assert job.status()["timeout"] == 7
 
 
+def test_procedures_of_a_module_are_called_on_hosts_of_any_name(make_servers):
+    import procedures_for_tests
+
+    servers = make_servers(procedures_for_tests, hosts=["web01", "web02"])
+    with servers.caller() as rpc:
+        results = rpc.hosts(["web01", "web02"]).add(1, 2).results(timeout=30)
+    assert results == {"web01": 3, "web02": 3}
+
+
+def test_module_without_a_file_is_named(tmp_path):
+    with pytest.raises(testing.SetupError, match="module sys has no file"):
+        testing.Servers(sys, tmp_path)
+
+
 def test_dispatcher_that_was_killed_starts_where_it_was(make_servers):
     servers = make_servers()
     rpc = servers.caller()

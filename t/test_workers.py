@@ -150,6 +150,41 @@ def test_thread_that_can_not_be_started_leaves_the_jobs_waiting(
     wait_for(lambda: sorted(pool.running) == [1, 2, 3])
 
 
+def test_thread_that_was_started_first_gets_on_with_the_jobs_if_no_other_starts(
+    make_pool, wait_for, monkeypatch
+):
+    pool = make_pool(4)
+    pool.workers.start()
+    with monkeypatch.context() as patch:
+
+        def refuse(thread):
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", refuse)
+        for number in range(3):
+            pool.submit(number)
+        wait_for(lambda: pool.running)
+        pool.released.set()
+        wait_for(lambda: pool.ended == [0, 1, 2])
+    assert len(pool.threads) == 1
+
+
+def test_first_thread_that_can_not_be_started_is_an_error_of_this_machine(
+    make_pool, monkeypatch
+):
+    pool = make_pool(4)
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(OSError, match="can't start new thread"):
+            pool.workers.start()
+    pool.workers.start()
+    assert len(pool.threads) == 1
+
+
 def test_join_names_threads_that_do_not_end(make_pool, wait_for):
     pool = make_pool(4)
     pool.submit(7)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 from . import pidfile
@@ -50,11 +51,25 @@ class Service(NamedTuple):
 
 def run(action: str, service: Service) -> int:
     """Carry out an action and return the exit status."""
-    if _is_systemds(service.name):
-        unit = f"{service.name}.service"
-        if action == "force-reload":
-            action = "reload-or-restart"
-        return subprocess.call(["systemctl", action, unit])
+    status = hand_on(action, service.name)
+    return run_here(action, service) if status is None else status
+
+
+def hand_on(action: str, name: str) -> int | None:
+    """Leave an action to systemd, and return the exit status; None: no unit of that
+    name is active, it is ours.
+
+    :param name: of the unit
+    """
+    if not _is_systemds(name):
+        return None
+    if action == "force-reload":
+        action = "reload-or-restart"
+    return subprocess.call(["systemctl", action, f"{name}.service"])
+
+
+def run_here(action: str, service: Service) -> int:
+    """Carry out an action by the pid file and return the exit status."""
     try:
         return ACTIONS[action](service)
     except PermissionError as error:
@@ -83,6 +98,15 @@ def answer_reload(path: str, faults: list[str]) -> None:
             pass  # it waits no more
 
 
+def running(service: Service) -> int | None:
+    """Return the process that the pid file is about, None if there is none that can be
+    seen."""
+    try:
+        return pidfile.running(service.pidfile)
+    except OSError:
+        return None
+
+
 def _start(service: Service) -> int:
     pid = pidfile.running(service.pidfile)
     if pid is not None:
@@ -96,7 +120,7 @@ def _start(service: Service) -> int:
 
 def _stop(service: Service) -> int:
     pid = pidfile.running(service.pidfile)
-    if pid is not None and not _end(pid):
+    if pid is not None and not _stop_process(pid):
         _say(service, f"process {pid} has not ended in {_STOP_SECONDS:.0f} s")
         return FAILED
     try:
@@ -107,17 +131,29 @@ def _stop(service: Service) -> int:
     return OK
 
 
-def _end(pid: int) -> bool:
-    """End a process in order; False: it doesn't."""
+def _stop_process(pid: int) -> bool:
+    return end(
+        pid,
+        lambda process: signal.pidfd_send_signal(process, signal.SIGTERM),
+        _STOP_SECONDS,
+    )
+
+
+def end(pid: int, stop: Callable[[int], None], seconds: float | None) -> bool:
+    """Stop a process and wait until it has gone; False: it hasn't.
+
+    :param stop: called with a descriptor of the process (pidfd_open(2)), tells it
+    :param seconds: to wait; None: as long as it takes
+    """
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
     try:
-        signal.pidfd_send_signal(process, signal.SIGTERM)
+        stop(process)
         poll = select.poll()
         poll.register(process, select.POLLIN)
-        return bool(poll.poll(_STOP_SECONDS * 1000))
+        return bool(poll.poll(None if seconds is None else seconds * 1000))
     except ProcessLookupError:
         return True
     finally:

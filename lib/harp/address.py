@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 from collections import namedtuple
 
-_FORM = re.compile(
+_FORM = (
     r"(?:\[(?P<v6>[0-9A-Za-z:.%]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?"
 )
 
 
-class Address(
-    namedtuple("Address", ("host", "port", "path", "anonymous"), defaults=(None, False))
-):
+class Address(namedtuple("Address", ("host", "port", "path"), defaults=(None,))):
     """Where a server listens.
 
     :ivar host: address or name; ``*``: all, IPv4 and IPv6; None for a Unix socket
     :ivar path: of a Unix socket, else None
-    :ivar anonymous: clients need not say who they are
     """
 
     __slots__ = ()
@@ -40,7 +37,7 @@ def parse_address(text: str, default_port: int | None = None) -> Address:
         if not path.startswith("/"):
             raise ValueError(f"path of a Unix socket must be absolute: {text!r}")
         return Address(None, 0, path)
-    match = _FORM.fullmatch(text)
+    match = re.fullmatch(_FORM, text)
     if match is None or (match["port"] is None and default_port is None):
         raise ValueError(f"is no address: {text!r}")
     port = default_port if match["port"] is None else int(match["port"])

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
 from . import jsonline
 
 _NAMED = re.compile(r"([^\W\d]\w*)=(.*)", re.DOTALL)
 
 
-def parse_arguments(words: list[str]) -> list | dict:
+def parse_arguments(
+    words: list[str], parse: Callable[[str], object] | None = None
+) -> list | dict:
     """Return the arguments: a list, or a dict if they are NAME=VALUE.
 
+    :param parse: says what a word means; None: :func:`parse_value`
     :raises ValueError: if they are both, or one can't be sent
     """
+    parse = parse or parse_value
     matches = [_NAMED.fullmatch(word) for word in words]
     if not any(matches):
-        return [parse_value(word) for word in words]
+        return [parse(word) for word in words]
     named = {}
     for word, match in zip(words, matches, strict=True):
         if match is None:
@@ -27,7 +32,7 @@ def parse_arguments(words: list[str]) -> list | dict:
             )
         if match[1] in named:
             raise ValueError(f"argument {match[1]} is given twice")
-        named[match[1]] = parse_value(match[2])
+        named[match[1]] = parse(match[2])
     return named
 
 

@@ -10,16 +10,20 @@ iterator belongs to one.
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Iterator
 
 from . import protocol, wire
 from .address import Address
 from .channel import CONNECT_TIMEOUT, Channel
-from .client import either
 from .errors import CommunicationError, Refusal, RemoteError, RemoteException
 from .proc import Result
+from .secret import split_arguments
+from .tls import Trust
+
+# For type checkers only, which know the name: it costs what ``import harp`` must not.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class HarpServer:
@@ -51,20 +55,11 @@ class HarpServer:
         tls_name: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        if cert_sha256 is not None:
-            cert_sha256 = cert_sha256.replace(":", "").lower()
-            if not re.fullmatch("[0-9a-f]{64}", cert_sha256):
-                raise ValueError("cert_sha256 is no SHA-256 in hex")
-            if ca_file is not None:
-                raise ValueError("ca_file and cert_sha256 exclude each other")
+        self._trust = Trust(tls_name or host, ca_file, cert_sha256)
         self._address = Address(host, port)
         self._user = user
         self._password = password
-        self._ca_file = ca_file
-        self._cert_sha256 = cert_sha256
-        self._tls_name = tls_name or host
         self._timeout = timeout
-        self._context = None
 
     def __str__(self) -> str:
         return self._address.host
@@ -88,44 +83,14 @@ class HarpServer:
     def _open(self) -> Channel:
         """Connect to the daemon and make sure that it is the one."""
         deadline = time.monotonic() + CONNECT_TIMEOUT
-        if self._context is None:
-            self._context = self._make_context()
-        channel = Channel(self._address, CONNECT_TIMEOUT)
+        self._trust.load()
+        channel = Channel(self._address, deadline)
         try:
-            sock = channel.start_tls(
-                self._context, self._tls_name, deadline - time.monotonic()
-            )
-            if self._cert_sha256 is not None:
-                self._check_pin(channel, sock.getpeercert(binary_form=True))
+            self._trust.secure(channel, deadline)
         except BaseException:
             channel.close()
             raise
         return channel
-
-    def _make_context(self):
-        import ssl  # here, because it would double the time of ``import harp``
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self._cert_sha256 is not None:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE  # _check_pin does it
-        elif self._ca_file is not None:
-            try:
-                context.load_verify_locations(self._ca_file)
-            except OSError as error:
-                text = f"{self._ca_file}: not usable as ca_file: {error}"
-                raise CommunicationError(text) from None
-        else:
-            context.load_default_certs()
-        return context
-
-    def _check_pin(self, channel: Channel, certificate: bytes) -> None:
-        import hashlib
-
-        found = hashlib.sha256(certificate).hexdigest()
-        if found != self._cert_sha256:
-            raise channel.error(f"certificate is not the pinned one, but {found}")
 
     def _call(self, procedure: str, arguments: list | dict):
         request = wire.encode(
@@ -164,7 +129,7 @@ class HarpProcedure:
     def __repr__(self) -> str:
         return f"<HarpProcedure {self._name} on {self._server}>"
 
-    def __call__(self, /, *positional: object, **named: object):
+    def __call__(self, /, *positional: object, **named: object) -> Any:
         """Call it, with positional arguments or with named ones.
 
         :returns: its result; if it streams, a :class:`HarpStreamIterator`
@@ -172,10 +137,13 @@ class HarpProcedure:
         :raises RemoteError: if the daemon refused or could not carry out the call
         :raises CommunicationError: if the daemon can't be reached, is not who it should
             be, or goes away
+        :raises ConfigurationError: if the ``ca_file`` can't be used
         :raises TypeError: for both kinds of arguments at once, and for what is not JSON
         :raises ValueError: for numbers and structures that JSON can't hold
         """
-        return self._server._call(self._name, either(positional, named))
+        # A daemon keeps no record of calls that would have to mask the secret ones.
+        arguments, _ = split_arguments(positional, named)
+        return self._server._call(self._name, arguments)
 
 
 class HarpStreamIterator:
@@ -190,10 +158,10 @@ class HarpStreamIterator:
         self._channel: Channel | None = channel
         self._timeout = timeout
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> HarpStreamIterator:
         return self
 
-    def __next__(self):
+    def __next__(self) -> Any:
         if self._channel is None:
             raise StopIteration
         try:
@@ -213,7 +181,7 @@ class HarpStreamIterator:
     def __enter__(self) -> HarpStreamIterator:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import time
 _FORM = re.compile(
     "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 )
+_LAST = 0xFFFF_FFFF_FFFF / 1000  # seconds since the epoch
 
 
 def make(milliseconds: int | None = None) -> str:
@@ -28,6 +29,13 @@ def make(milliseconds: int | None = None) -> str:
     number = number & ~(0x3 << 62) | 2 << 62
     text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def least(seconds: float) -> str:
+    """Return the text that no id made at a time, or later, sorts before."""
+    milliseconds = int(max(0.0, min(seconds, _LAST)) * 1000)
+    number = f"{milliseconds:012x}"
+    return f"{number[:8]}-{number[8:12]}"
 
 
 def is_valid(value: object) -> bool:

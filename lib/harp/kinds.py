@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 
 from . import protocol
 from .address import Address, parse_address
+from .duration import parse_duration
+from .listener import Listener, parse_listener
+from .rights import parse_rights
 from .size import parse_size
+
+
+LEAST_AGE = 86400
+"""Seconds for which a job is always kept: so long its call may be submitted again under
+the same id."""
 
 
 class Kind(NamedTuple):
@@ -61,6 +69,22 @@ def _parse_size(value) -> int:
         raise ValueError from None
 
 
+def _parse_duration(value) -> float:
+    try:
+        return parse_duration(value)
+    except TypeError:
+        raise ValueError from None
+
+
+def _parse_age(value) -> float | None:
+    if value == "never":
+        return None
+    seconds = _parse_duration(value)
+    if seconds < LEAST_AGE:
+        raise ValueError(f'must be at least "1d", is {value!r}')
+    return seconds
+
+
 def _parse_user(value):
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise ValueError
@@ -112,32 +136,37 @@ def _parse_tcp_addresses(value) -> tuple[Address, ...]:
     return addresses
 
 
-def _parse_listeners(value) -> tuple[Address, ...]:
+def _parse_listeners(value) -> tuple[Listener, ...]:
     if not isinstance(value, list):
         raise ValueError
     if not value:
         raise ValueError("must not be empty")
-    return tuple(_parse_listener(entry) for entry in value)
+    return tuple(parse_listener(entry) for entry in value)
 
 
-def _parse_listener(entry) -> Address:
-    if isinstance(entry, str):
-        entry = {"address": entry}
-    if not isinstance(entry, dict) or not isinstance(entry.get("address"), str):
+class Stop(NamedTuple):
+    """How the dispatcher is to stop.
+
+    :ivar drain: let the jobs that run come to their end
+    :ivar seconds: how long they may take; None: as long as they want
+    """
+
+    drain: bool = False
+    seconds: float | None = None
+
+
+_STOPS = {"stop": Stop(), "drain": Stop(True)}
+
+
+def _parse_stop(value) -> Stop:
+    if not isinstance(value, str):
         raise ValueError
-    unknown = entry.keys() - {"address", "anonymous"}
-    if unknown:
-        raise ValueError(f"unknown key {min(unknown)!r} beside {entry['address']!r}")
-    anonymous = entry.get("anonymous", False)
-    if not isinstance(anonymous, bool):
-        raise ValueError(f"anonymous must be true or false at {entry['address']!r}")
-    address = parse_address(entry["address"])._replace(anonymous=anonymous)
-    if address.path is None and not anonymous:
-        raise ValueError(
-            f"{address}: a TCP listener lets in whoever can connect; say so with "
-            f'{{address = "{address}", anonymous = true}}, or use unix:PATH'
-        )
-    return address
+    if value in _STOPS:
+        return _STOPS[value]
+    word, _, seconds = value.partition(" ")
+    if word != "drain" or not (seconds.isascii() and seconds.isdigit()):
+        raise ValueError
+    return Stop(True, _parse_seconds(int(seconds)))
 
 
 def choice(*choices: str) -> Kind:
@@ -153,13 +182,17 @@ SECONDS = Kind("a number above 0", _parse_seconds)
 WHOLE_SECONDS = Kind("a positive integer", _parse_whole_seconds)
 COUNT = Kind("a positive integer", _parse_count)
 SIZE = Kind('a positive integer or a string like "16 MiB"', _parse_size)
+DURATION = Kind('a number of seconds or a string like "30d" or "12h"', _parse_duration)
+AGE = Kind('a string like "30d" or "never"', _parse_age)
 USER = Kind("a name or a number", _parse_user)
+STOP = Kind('"stop", "drain" or a string like "drain 300"', _parse_stop)
 STRINGS = Kind("an array of strings", _parse_strings)
 STRING_TABLE = Kind("a table of strings", _parse_string_table)
 STRING_LISTS = Kind("a table of arrays of strings", _parse_string_lists)
 NETWORKS = Kind('an array of networks like "10.8.0.0/16"', _parse_networks)
 TCP_ADDRESSES = Kind('an array of "ADDRESS:PORT"', _parse_tcp_addresses)
 LISTENERS = Kind(
-    'an array of "unix:PATH" or {address = "ADDRESS:PORT", anonymous = true}',
+    'an array of "unix:PATH" or {address = "ADDRESS:PORT", tls = true}',
     _parse_listeners,
 )
+RIGHTS = Kind('a table of tables like {operations = ["call", "read"]}', parse_rights)

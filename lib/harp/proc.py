@@ -5,6 +5,12 @@ from __future__ import annotations
 
 import functools
 from collections import namedtuple
+from collections.abc import Callable
+
+# For type checkers only, which know the name: it costs what ``import harp`` must not.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 LIMITS = ("memory", "open_files", "processes", "cpu_time")
 """What ``limits`` may bound, by setrlimit(2)."""
@@ -115,7 +121,7 @@ class Procedure:
         """What a call runs."""
         return self.run
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
 
@@ -143,7 +149,7 @@ class _Decorated(Procedure):
 
 
 def procedure(
-    function=None,
+    function: Callable | None = None,
     *,
     name: str | None = None,
     timeout: float | None = None,
@@ -152,7 +158,7 @@ def procedure(
     concurrency: int | None = None,
     context: bool | str = False,
     limits: dict | None = None,
-):
+) -> Any:
     """Mark a function as a procedure: its arguments come from the caller, what it
     returns (anything JSON) goes back. Used bare or with options, which are those of
     :class:`Procedure`.
@@ -176,7 +182,7 @@ def procedure(
 
 
 def streaming_procedure(
-    function=None,
+    function: Callable | None = None,
     *,
     name: str | None = None,
     timeout: float | None = None,
@@ -185,7 +191,7 @@ def streaming_procedure(
     concurrency: int | None = None,
     context: bool | str = False,
     limits: dict | None = None,
-):
+) -> Any:
     """Mark a generator function as a procedure whose values are sent as they are
     yielded. Its result is what it returns, or the value of a :class:`Result` that it
     yields as the last. Options and errors as for :func:`procedure`.

@@ -60,6 +60,7 @@ class Server(socketserver.ThreadingTCPServer):
     :param name: prefix of the names of its threads
     :param max_connections: with so many, accepting pauses
     :param mode: permissions of a Unix socket
+    :param group: number of the group that a Unix socket is given to; None: our own
     :param gate: decides who gets in; None: everybody
     :raises OSError: if the address can't be used; names it
     """
@@ -75,14 +76,17 @@ class Server(socketserver.ThreadingTCPServer):
         name: str,
         max_connections: int,
         mode: int = 0o600,
+        group: int | None = None,
         gate: Gate | None = None,
     ) -> None:
         self._serve = serve
         self._name = name
         self._max_connections = max_connections
         self._mode = mode
+        self._group = group
         self._gate = gate or Gate()
         self._quiet_until = 0.0
+        self._short_since = 0.0
         # Guards _serving and _stopping; notified when a thread leaves and at the stop.
         self._changed = threading.Condition()
         self._serving: set[threading.Thread] = set()
@@ -105,16 +109,31 @@ class Server(socketserver.ThreadingTCPServer):
     def server_bind(self) -> None:
         if self.address_family == socket.AF_UNIX:
             _remove_stale_socket(self.server_address)
-            mask = os.umask(0o777 & ~self._mode)
+            # A group gets nothing before it is the right one.
+            mode = self._mode if self._group is None else self._mode & 0o700
+            mask = os.umask(0o777 & ~mode)
             try:
                 self.socket.bind(self.server_address)
             finally:
                 os.umask(mask)
+            if self._group is not None:
+                self._give_to_group(self._group)
             return
         if self.address_family == socket.AF_INET6:
             only = self.server_address[0] != "::"
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
         super().server_bind()
+
+    def _give_to_group(self, group: int) -> None:
+        path = self.server_address
+        try:
+            os.chown(path, -1, group)
+            os.chmod(path, self._mode)
+        except OSError as error:
+            _unlink(path)
+            raise OSError(
+                error.errno, f"can't give it to group {group}: {error.strerror}"
+            ) from None
 
     def start(self) -> None:
         """Begin to accept, in a thread of its own."""
@@ -148,10 +167,23 @@ class Server(socketserver.ThreadingTCPServer):
             )
             return sorted(thread.name for thread in self._serving)
 
+    def allow(self, connections: int) -> None:
+        """Have so many connections at most from now on; none is closed for it."""
+        with self._changed:
+            self._max_connections = connections
+            self._changed.notify_all()
+
     @property
     def connections(self) -> int:
         with self._changed:
             return len(self._serving)
+
+    @property
+    def short_since(self) -> float | None:
+        """Since when accepting pauses every now and then because the system is short of
+        something, in seconds since the epoch; None: it doesn't."""
+        is_short = time.monotonic() < self._quiet_until
+        return self._short_since if is_short else None
 
     # --- called by socketserver ---
 
@@ -219,6 +251,7 @@ class Server(socketserver.ThreadingTCPServer):
     def _note_shortage(self, error: BaseException) -> None:
         now = time.monotonic()
         if now >= self._quiet_until:
+            self._short_since = time.time()
             logger.error(
                 "out of resources, accepting pauses %s",
                 fields(address=str(self.address), error=str(error) or repr(error)),

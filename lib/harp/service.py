@@ -6,10 +6,12 @@ import errno
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 
 from .log import fields
@@ -19,6 +21,8 @@ logger = logging.getLogger(__name__)
 # systemd waits for whom it starts, and so can others: a datagram socket named in the
 # environment gets lines of VARIABLE=VALUE (sd_notify(3)).
 _NOTIFY_SOCKET = "NOTIFY_SOCKET"
+
+_WAKE = 0  # no signal has this number
 
 
 class Signals:
@@ -46,20 +50,37 @@ class Signals:
         self._reader.close()
         self._writer.close()
 
-    def wait(self) -> signal.Signals:
+    def wait(self, deadline: float | None = None) -> signal.Signals | None:
         """Wait for the next signal, or for :meth:`stop`. SIGUSR1 is answered here: the
-        stacks of all threads go to the log."""
+        stacks of all threads go to the log.
+
+        :param deadline: on the monotonic clock; None: wait for ever
+        :returns: None after :meth:`wake`, or at the deadline
+        """
         while True:
+            if deadline is not None:
+                left = max(0.0, deadline - time.monotonic())
+                if not select.select([self._reader], [], [], left)[0]:
+                    return None
             number = self._reader.recv(1)[0]
             if number == signal.SIGUSR1:
                 _log_stacks()
+            if number == _WAKE:
+                return None
             if number in self._WANTED:
                 return signal.Signals(number)
 
     def stop(self) -> None:
         """Make :meth:`wait` return SIGTERM. From any thread."""
+        self._send(signal.SIGTERM)
+
+    def wake(self) -> None:
+        """Make :meth:`wait` return None. From any thread."""
+        self._send(_WAKE)
+
+    def _send(self, number: int) -> None:
         try:
-            self._writer.send(bytes((signal.SIGTERM,)))
+            self._writer.send(bytes((number,)))
         except BlockingIOError:
             pass  # it has signals enough to read
 
@@ -137,6 +158,12 @@ def notify(**variables: str) -> None:
         logger.warning(
             "can't notify the service manager %s", fields(path=path, error=str(error))
         )
+
+
+def notify_reloading() -> None:
+    """Tell the service manager that a reload begins; READY ends it."""
+    # A unit of Type=notify-reload takes it from this very message when it began.
+    notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
 
 
 def raise_descriptor_limit() -> None:

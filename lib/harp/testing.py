@@ -3,8 +3,9 @@
     with harp.testing.Servers("procedures.py", directory) as servers:
         job = servers.caller().localhost.procedure("argument")
 
-Everything is on 127.0.0.1, on free ports, and in that directory. One thread uses an
-object of these.
+Everything is on 127.0.0.1, on free ports, and in that directory; it takes about half a
+second and the ``openssl`` command. Calls run as whoever runs the tests. One thread uses
+an object of these.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from .client import HarpCaller
@@ -315,8 +317,9 @@ class Servers:
     """``harpd`` and ``harpcallerd`` with a certificate, a user and a host of their own;
     a context manager.
 
-    :param procedures: the procedures file
+    :param procedures: the procedures file; or a module, whose file it is then
     :param directory: where everything is kept; made if it isn't there
+    :param hosts: names that the dispatcher knows harpd's host by, at least one
     :param daemon: changes to harpd's configuration, as its file would hold them
     :param dispatcher: changes to harpcallerd's
     :ivar daemon: harpd, a :class:`Program`
@@ -324,21 +327,25 @@ class Servers:
     :ivar certificate: harpd's :class:`Certificate`, once started
     :ivar user: who may call at harpd
     :ivar password: that user's
-    :ivar hostname: what the dispatcher knows harpd's host by
+    :ivar hostname: what the dispatcher knows harpd's host by, the first if there are
+        several
+    :raises SetupError: for a module that has no file
     """
 
     def __init__(
         self,
-        procedures: str | os.PathLike,
+        procedures: str | os.PathLike | ModuleType,
         directory: str | os.PathLike,
         *,
+        hosts: Iterable[str] = ("localhost",),
         daemon: Mapping[str, Any] | None = None,
         dispatcher: Mapping[str, Any] | None = None,
     ) -> None:
         self.directory = Path(directory).absolute()
         self.user = "harp"
         self.password = secrets.token_urlsafe(16)
-        self.hostname = "localhost"
+        self._hostnames = list(hosts)
+        self.hostname = self._hostnames[0]
         self.certificate: Certificate | None = None
         self._daemon_changes = daemon or {}
         self._dispatcher_changes = dispatcher or {}
@@ -348,7 +355,7 @@ class Servers:
         self._hosts_file = self.directory / "hosts.jsonl"
         self.daemon = Program(
             _command("harpd")
-            + ["-c", str(self._daemon_file), "-r", str(Path(procedures).absolute())],
+            + ["-c", str(self._daemon_file), "-r", str(_procedures_file(procedures))],
             self.directory / "harpd.log",
         )
         self.dispatcher = Program(
@@ -385,7 +392,7 @@ class Servers:
         _write(self._daemon_file, to_toml(self._daemon_configuration()))
         try:
             self.daemon.start()
-            self.write_hosts([self.host_entry()])
+            self.write_hosts(self.host_entry(name) for name in self._hostnames)
             self.start_dispatcher()
         except BaseException:
             self.dispatcher.kill()
@@ -425,11 +432,14 @@ class Servers:
             cert_sha256=self.certificate.sha256,
         )
 
-    def host_entry(self) -> dict[str, Any]:
-        """Return what the dispatcher's list of hosts says about harpd."""
+    def host_entry(self, hostname: str | None = None) -> dict[str, Any]:
+        """Return what the dispatcher's list of hosts says about harpd.
+
+        :param hostname: name to know its host by; None: ``hostname``
+        """
         address, port = self.daemon_address
         return {
-            "hostname": self.hostname,
+            "hostname": hostname or self.hostname,
             "address": address,
             "port": port,
             "credentials": {"user": self.user, "password": self.password},
@@ -465,6 +475,15 @@ class Servers:
             },
             self._dispatcher_changes,
         )
+
+
+def _procedures_file(procedures: str | os.PathLike | ModuleType) -> Path:
+    if isinstance(procedures, ModuleType):
+        file = getattr(procedures, "__file__", None)
+        if file is None:
+            raise SetupError(f"module {procedures.__name__} has no file to be loaded")
+        procedures = file
+    return Path(procedures).absolute()
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict:

@@ -126,6 +126,7 @@ class Connection:
         self._poll = select.poll()
         self._awaited = select.POLLIN
         self._poll.register(sock, self._awaited)
+        self.wakers = wakers
         for waker in wakers:
             self._poll.register(waker, select.POLLIN)
         self._buffer = bytearray()
@@ -364,11 +365,18 @@ class Connection:
     def close(self) -> None:
         self.sock.close()
 
-    def close_after_reading(self, waker: Waker | None = None) -> None:
+    def close_after_reading(
+        self, waker: Waker | None = None, deadline: float | None = None
+    ) -> None:
         """Close so that the peer gets to read what was sent last: with input unread,
-        the kernel would reset the connection and the peer's copy be lost. It takes
-        five seconds at most; of wakers only the one that is given ends it early."""
-        deadline = time.monotonic() + DISCARD_SECONDS
+        the kernel would reset the connection and the peer's copy be lost. Of wakers
+        only the one that is given ends it early.
+
+        :param deadline: for the peer to close, on the monotonic clock, whatever it
+            sends until then; None: five seconds, and 64 MiB
+        """
+        most = _DISCARD_BYTES if deadline is None else float("inf")
+        deadline = deadline or time.monotonic() + DISCARD_SECONDS
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         if waker is not None:
@@ -376,7 +384,7 @@ class Connection:
         discarded = 0
         try:
             self.finish()
-            while discarded < _DISCARD_BYTES:
+            while discarded < most:
                 if [fd for fd, _ in poll.poll(_milliseconds(deadline))] != [self._fd]:
                     break  # time is over, or we were woken
                 length = self.discard()

@@ -31,17 +31,19 @@ def main():
         servers = Path(directory, "servers")
         servers.mkdir()
         with harp.testing.Servers(procedures, servers) as harpd, floor(harpd) as port:
-            request = json.dumps(
-                {
-                    "harp": 1,
-                    "procedure": "noop",
-                    "arguments": [],
-                    "auth": {"user": harpd.user, "password": harpd.password},
-                }
-            )
-            line = request.encode() + b"\n"
+            line = request(harpd)
             for callers in (1, 8):
                 compare(callers, harpd.daemon_address[1], port, line)
+
+
+def request(harpd):
+    message = {
+        "harp": 1,
+        "procedure": "noop",
+        "arguments": [],
+        "auth": {"user": harpd.user, "password": harpd.password},
+    }
+    return json.dumps(message).encode() + b"\n"
 
 
 @contextlib.contextmanager
@@ -83,14 +85,14 @@ def compare(callers, port, floor_port, line):
     print(f"direct, {callers} callers, harpd is {ratio:.0%} of the floor", flush=True)
 
 
-def measure(callers, port, line):
+def measure(callers, port, line, calls=_CALLS):
     """Return the seconds that a round took, and each call's latency."""
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(callers + 1)
     results = context.SimpleQueue()
     processes = [
         context.Process(
-            target=call, args=(port, line, _CALLS // callers, barrier, results)
+            target=call, args=(port, line, calls // callers, barrier, results)
         )
         for _ in range(callers)
     ]

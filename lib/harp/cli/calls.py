@@ -1,126 +1,185 @@
-"""The commands that make a call, read it or cancel it."""
+"""The commands that make one call and follow what it streams. Several hosts at once are
+in ``many``."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
+import signal
 
 import harp
-from harp import protocol
-from harp.address import parse_address
-from harp.arguments import parse_arguments, parse_value
 
+from . import options as common
 from . import output
-
-# --- what the command line must hold; ValueError says what is wrong -----------------
-
-
-def check_call(options: argparse.Namespace) -> None:
-    """Turn the texts of the command line into values."""
-    check_job(options)
-    options.arguments = parse_arguments(options.arguments)
-    if options.queue is not None:
-        options.queue = parse_value(options.queue)
-        if not isinstance(options.queue, dict):
-            raise ValueError("--queue must be a JSON object")
-    elif options.concurrency is not None:
-        raise ValueError("--concurrency needs a --queue")
-    for name in ("concurrency", "timeout", "max_exec_time"):
-        number = getattr(options, name)
-        if number is not None and number < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-    if options.info is not None:
-        options.info = parse_value(options.info)
+from .report import Report
 
 
-def check_job(options: argparse.Namespace) -> None:
-    try:
-        address = parse_address(options.dispatcher, protocol.CLIENT_PORT)
-    except ValueError as error:
-        raise ValueError(f"--dispatcher {error}") from None
-    options.caller = (
-        harp.HarpCaller(address.host, address.port)
-        if address.path is None
-        else harp.HarpCaller(str(address))
+def add_call(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=call)
+    parser.add_argument(
+        "host",
+        metavar="HOST[,HOST...]",
+        help="its name; 'web*' stands for all that the dispatcher knows",
     )
-    for name in ("since", "recent"):
-        number = getattr(options, name, None)
-        if number is not None and number < 0:
-            raise ValueError(f"--{name} must not be negative")
+    parser.add_argument("procedure", metavar="PROCEDURE")
+    common.add_arguments(parser)
+    common.add_call(parser)
+    option = parser.add_argument
+    option(
+        "--at-a-time",
+        metavar="N",
+        type=common.count,
+        help="of several hosts, call on so many at a time",
+    )
+    option(
+        "--max-failures",
+        metavar="N",
+        type=common.natural,
+        help="of several hosts, cancel the other calls when more than so many failed",
+    )
+    option(
+        "--detach",
+        action="store_true",
+        help="print the call's id, of several hosts the group's, and leave it alone",
+    )
+    add_following(parser)
 
 
-# --- the commands -------------------------------------------------------------------
+def add_following(parser: argparse.ArgumentParser) -> None:
+    common.add_timestamps(parser)
+    common.add_interrupt(parser)
+    common.add_formats(parser)
+
+
+def add_stream(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=stream)
+    common.add_job(parser)
+    common.add_position(parser)
+    common.add_formats(parser)
+
+
+def add_follow(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=follow)
+    common.add_job(parser)
+    common.add_position(parser)
+    common.add_interrupt(parser)
+    common.add_formats(parser)
+
+
+COMMANDS = {"call": add_call, "stream": add_stream, "follow": add_follow}
 
 
 def call(options: argparse.Namespace) -> int:
-    server = options.caller.host(
-        options.host,
-        queue=options.queue,
-        concurrency=options.concurrency,
-        timeout=options.timeout,
-        max_exec_time=options.max_exec_time,
-        info=options.info,
-    )
-    procedure = server[options.procedure]
-    if isinstance(options.arguments, dict):
-        job = procedure(**options.arguments)
-    else:
-        job = procedure(*options.arguments)
+    positional, named = common.call_arguments(options)
+    server_options = common.call_options(options)
+    with common.caller(options) as caller:
+        if is_several(options.host):
+            from . import many  # here, because one host needs none of it
+
+            return many.call(options, caller, server_options, positional, named)
+        for name in ("at_a_time", "max_failures"):
+            if getattr(options, name) is not None:
+                text = f"--{name.replace('_', '-')} is for several hosts"
+                raise output.UsageError(text)
+        server = caller.host(options.host, **server_options)
+        return submit(options, server[options.procedure], positional, named)
+
+
+def submit(
+    options: argparse.Namespace,
+    procedure: harp.RemoteProcedure,
+    positional: list,
+    named: dict,
+) -> int:
+    """Make a call and follow it, or print its id. Returns the exit status."""
+    try:
+        job = procedure(*positional, **named)
+    except KeyboardInterrupt:
+        output.note("interrupted; whether the call was submitted is not known:")
+        output.note(f"  {common.command(options, 'list', '--limit', '1')}")
+        return output.INTERRUPTED
     if options.detach:
-        print(job.id(), flush=True)
+        print_id(options, job.id())
         return 0
-    return _follow(options, job, since=0)
+    return follow_job(options, job, 0)
 
 
-def result(options: argparse.Namespace) -> int:
-    job = options.caller.job(options.job_id)
-    return output.outcome(job.result(wait=not options.no_wait))
-
-
-def status(options: argparse.Namespace) -> int:
-    output.value(options.caller.job(options.job_id).status())
-    return 0
+def print_id(options: argparse.Namespace, job_id: str) -> None:
+    if options.json or options.jsonl:
+        output.value({"job_id": job_id})
+    else:
+        output.text(job_id)
 
 
 def stream(options: argparse.Namespace) -> int:
-    job = options.caller.job(options.job_id)
-    with job.stream(options.since, options.recent) as values:
-        for value in values:
-            output.value(value)
+    report = Report(options, options.job_id)
+    with common.caller(options) as caller:
+        job = caller.job(options.job_id)
+        with job.stream(options.since, options.recent, numbered=True) as values:
+            for number, value in values:
+                report.packet(number, values.time, value)
+            if options.json:
+                output.value(report.document(values.result()))
     return 0
 
 
 def follow(options: argparse.Namespace) -> int:
-    job = options.caller.job(options.job_id)
-    return _follow(options, job, options.since, options.recent)
+    with common.caller(options) as caller:
+        job = caller.job(options.job_id)
+        return follow_job(options, job, options.since, options.recent)
 
 
-def cancel(options: argparse.Namespace) -> int:
-    if options.caller.job(options.job_id).cancel():
-        return 0
-    return output.fail(
-        output.NOT_CARRIED_OUT,
-        "nothing to cancel: the call has ended, or there is no such call",
-    )
-
-
-def _follow(
+def follow_job(
     options: argparse.Namespace,
     job: harp.RemoteCall,
     since: int | None = None,
     recent: int | None = None,
 ) -> int:
+    """Print what a call streams until it ends, and how that is; return the exit
+    status. A Ctrl-C leaves it, or cancels it, as the options say."""
+    report = Report(options, job.id())
     position = since
     try:
         with job.follow(since, recent, numbered=True) as values:
             for number, value in values:
-                output.value(value)
+                report.packet(number, values.time, value)
                 position = number + 1
-            return output.outcome(values.result())
-    except (KeyboardInterrupt, harp.CommunicationError):
-        command = shlex.join([output.program(), "--dispatcher", options.dispatcher])
-        start = "" if position is None else f" --since {position}"
-        output.note(f"no longer following call {job.id()}, which is not cancelled")
-        output.note(f"  to cancel it: {command} cancel {job.id()}")
-        output.note(f"  to follow on: {command} follow{start} {job.id()}")
+            return report.end(values.result())
+    except KeyboardInterrupt:
+        leave_at_next_interrupt()
+        if options.cancel_on_interrupt:
+            return _cancel(job)
+        _tell_how_to_go_on(options, job, position)
+        return output.INTERRUPTED
+    except harp.CommunicationError:
+        _tell_how_to_go_on(options, job, position)
         raise
+
+
+def leave_at_next_interrupt() -> None:
+    """Let the next Ctrl-C end this process at once, whatever it is doing then."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def is_several(text: str) -> bool:
+    """Tell whether a HOST is more than one, or a pattern."""
+    return any(character in text for character in ",*?[")
+
+
+def _cancel(job: harp.RemoteCall) -> int:
+    output.note(f"cancelling call {job.id()}; Ctrl-C once more leaves at once")
+    if job.cancel():
+        output.note("it is cancelled")
+    else:
+        output.note("it had ended")
+    return output.INTERRUPTED
+
+
+def _tell_how_to_go_on(
+    options: argparse.Namespace, job: harp.RemoteCall, position: int | None
+) -> None:
+    start = [] if position is None else ["--since", str(position)]
+    cancel = common.command(options, "cancel", job.id())
+    follow = common.command(options, "follow", *start, job.id())
+    output.note(f"no longer following call {job.id()}, which is not cancelled")
+    output.note(f"  to cancel it: {cancel}")
+    output.note(f"  to follow on: {follow}")

@@ -1,25 +1,54 @@
-"""The harpcaller command: its options, and what runs for each of its commands. Data
-goes to standard output, a JSON value on each line; all else to standard error."""
+"""The harpcaller command: its commands, and what becomes of their errors. Data goes to
+standard output; all else to standard error."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import sys
 
 import harp
-from harp import protocol
+from harp.commandline import Parser
+from harp.errors import Refusal
 
-from . import calls, output
+from . import options as common
+from . import output
 
 _DESCRIPTION = "Call procedures on remote machines, and read what became of the calls."
 _EXIT_STATUSES = """\
 exit status:
-  0    there is a value          69   dispatcher unreachable
+  0    there is a value          69   dispatcher or host unreachable
   1    the procedure raised      74   output can't be written
   2    usage                     75   the call has not ended
-  3    the call was cancelled    124  the call took too long
-  4    not carried out           130  interrupted
-Standard error says the error's type, and whether the procedure ran.
+  3    the call was cancelled    77   not allowed
+  4    not carried out           124  the call took too long
+  20   some hosts failed         130  interrupted
+Standard error says the error's type, and whether the procedure ran. COMMAND --help tells
+a command's options.
 """
+
+_COMMANDS = {
+    "call": ("calls", "call a procedure, print what it streams and its result"),
+    "result": ("jobs", "print the result of a call"),
+    "status": ("jobs", "print the status of a call"),
+    "stream": ("calls", "print what a call has streamed until now"),
+    "follow": ("calls", "print what a call streams until it ends, and its result"),
+    "wait": ("jobs", "wait until calls have ended"),
+    "cancel": ("jobs", "cancel calls"),
+    "why": ("jobs", "tell why a call waits, what it is at, or how it ended"),
+    "list": ("jobs", "print the calls there are, newest first"),
+    "rerun": ("rerun", "make a call again, or those of a group that have failed"),
+    "queues": ("jobs", "print the queues there are"),
+    "hosts": ("hosts", "print the hosts that the dispatcher knows"),
+    "ping": ("hosts", "tell whether hosts answer the dispatcher, and what is wrong"),
+    "procedures": ("hosts", "print what may be called on a host, or one's own help"),
+    "direct": ("direct", "call a procedure of a daemon, without a dispatcher"),
+    "demo": ("examples", "show the whole system at work, on this machine and briefly"),
+    "completion": ("completion", "print what makes a shell complete this command"),
+    "version": ("examples", "print the version of this command"),
+}
+"""Name of each command, the module that has it, its purpose. The module is imported when
+it is needed: whoever calls this often waits for each import."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,193 +56,93 @@ def main(arguments: list[str] | None = None) -> int:
 
     :param arguments: those of the command line; None: this process's own
     """
-    options = _parse(arguments)
+    prog = "harpcaller"
     try:
-        return options.run(options)
+        try:
+            options = _parse(sys.argv[1:] if arguments is None else arguments)
+            prog = options.prog
+            return options.run(options)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where it is known what to do if it fails
     except BrokenPipeError:
         return output.abandon()
     except OSError as error:
-        return output.fail(output.UNWRITABLE, f"can't print: {error.strerror}")
-    except harp.CommunicationError as error:
-        return output.fail(output.UNREACHABLE, str(error))
-    except harp.RemoteError as error:
-        return output.outcome(error)
+        output.fail(output.UNWRITABLE, f"can't print: {error.strerror or error}")
+        output.abandon()
+        return output.UNWRITABLE
+    except output.UsageError as error:
+        return output.fail(output.USAGE, f"{error}; see {prog} --help")
+    except harp.HarpException as error:
+        return _fail(error)
+    except Refusal as fault:
+        text = f"the dispatcher's reply is not the protocol: {fault.message}"
+        return output.fail(output.UNREACHABLE, text)
     except KeyboardInterrupt:
         return output.INTERRUPTED
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = _parser()
-    options, extra = parser.parse_known_args(arguments)
+def _fail(error: harp.HarpException) -> int:
+    """Tell an error that ends the command and return the exit status."""
+    if isinstance(error, harp.ConfigurationError):
+        return output.fail(output.USAGE, str(error))
+    return output.outcome(error)
+
+
+# --- the command line ----------------------------------------------------------------
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    top = _top_parser()
+    options = top.parse_args(words)
+    if options.command not in _COMMANDS:
+        top.error(f"there is no command {options.command!a}")
+    parser = command_parser(options.command)
+    rest, extra = parser.parse_known_args(options.rest)
     # Of "call HOST PROCEDURE --detach ARGUMENT" argparse leaves the last ones over.
     stray = [word for word in extra if _looks_like_option(word)]
-    if stray or (extra and "arguments" not in options):
+    if stray or (extra and "arguments" not in rest):
         parser.error(f"unrecognized arguments: {' '.join(stray or extra)}")
     if extra:
-        options.arguments += extra
-    try:
-        options.check(options)
-    except ValueError as error:
-        parser.error(str(error))
-    return options
+        rest.arguments += extra
+    # What stands behind the command counts before what stands in front of it.
+    merged = argparse.Namespace(**{**vars(options), **vars(rest)}, prog=parser.prog)
+    output.set_colour(getattr(merged, "color", "auto"))
+    return merged
 
 
 def _looks_like_option(word: str) -> bool:
     return word.startswith("-") and not word[1:2].isdigit() and word != "-"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _top_parser() -> Parser:
+    width = max(map(len, _COMMANDS)) + 2
+    listed = [f"  {name:{width}}{text}" for name, (_, text) in _COMMANDS.items()]
+    parser = Parser(
         prog="harpcaller",
+        usage="harpcaller [OPTION...] COMMAND ...",
         description=_DESCRIPTION,
-        epilog=_EXIT_STATUSES,
+        epilog="\n".join(["commands:", *listed, "", _EXIT_STATUSES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--version", action="version", version=f"harpcaller {harp.__version__}"
     )
-    parser.set_defaults(dispatcher=f"localhost:{protocol.CLIENT_PORT}")
-    _add_dispatcher(parser)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, run, check, text, add_arguments in _commands():
-        command = commands.add_parser(
-            name, help=text, description=text, allow_abbrev=False
-        )
-        command.set_defaults(run=run, check=check)
-        for add in add_arguments:
-            add(command)
+    common.add_dispatcher(parser)
+    hidden = argparse.SUPPRESS
+    parser.add_argument("command", metavar="COMMAND", help=hidden)
+    rest = parser.add_argument("rest", nargs=argparse.REMAINDER, help=hidden)
+    rest.required = False  # or it would be named as missing, too
     return parser
 
 
-def _commands() -> list[tuple]:
-    """Name of each command, what runs it, what checks its options before, its purpose,
-    and what adds its arguments."""
-    job = (_add_job, _add_dispatcher)
-    return [
-        (
-            "call",
-            calls.call,
-            calls.check_call,
-            "call a procedure, print what it streams and its result",
-            (_add_call, _add_dispatcher),
-        ),
-        (
-            "result",
-            calls.result,
-            calls.check_job,
-            "print the result of a call",
-            (_add_wait, *job),
-        ),
-        ("status", calls.status, calls.check_job, "print the status of a call", job),
-        (
-            "stream",
-            calls.stream,
-            calls.check_job,
-            "print what a call has streamed until now",
-            (_add_position, *job),
-        ),
-        (
-            "follow",
-            calls.follow,
-            calls.check_job,
-            "print what a call streams until it ends, and its result",
-            (_add_position, *job),
-        ),
-        ("cancel", calls.cancel, calls.check_job, "cancel a call", job),
-        (
-            "demo",
-            _demo,
-            lambda options: None,
-            "show the whole system at work, on this machine and for a moment",
-            (_add_demo,),
-        ),
-    ]
-
-
-def _add_dispatcher(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dispatcher",
-        metavar="ADDRESS",
-        default=argparse.SUPPRESS,  # it may stand before the command or behind it
-        help="HOST[:PORT] or unix:PATH of the dispatcher "
-        f"(localhost:{protocol.CLIENT_PORT})",
-    )
-
-
-def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("job_id", metavar="JOB", help="the call's id")
-
-
-def _add_call(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("host", metavar="HOST")
-    parser.add_argument("procedure", metavar="PROCEDURE")
-    parser.add_argument(
-        "arguments",
-        metavar="ARGUMENT",
-        nargs="*",
-        help="JSON, or else a string; all of them NAME=VALUE, or none",
-    )
-    parser.add_argument(
-        "--detach", action="store_true", help="print the call's id and leave it alone"
-    )
-    parser.add_argument(
-        "--queue", metavar="JSON", help="name of the queue to wait in, an object"
-    )
-    parser.add_argument(
-        "--concurrency",
-        metavar="N",
-        type=int,
-        help="calls of that queue that may run at a time (1)",
-    )
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=int,
-        help="longest gap between two messages of the call",
-    )
-    parser.add_argument(
-        "--max-exec-time",
-        metavar="SECONDS",
-        type=int,
-        help="longest run of the call as a whole",
-    )
-    parser.add_argument(
-        "--info", metavar="VALUE", help="anything, to be kept with the call's status"
-    )
-
-
-def _add_wait(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--no-wait", action="store_true", help="exit with 75 if the call has not ended"
-    )
-
-
-def _add_position(parser: argparse.ArgumentParser) -> None:
-    position = parser.add_mutually_exclusive_group()
-    position.add_argument(
-        "--since", metavar="N", type=int, help="number of the first value to print"
-    )
-    position.add_argument(
-        "--recent",
-        metavar="N",
-        type=int,
-        help="how many of the values already there to print",
-    )
-
-
-def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dir", metavar="DIR", help="new directory to put everything in; it is kept"
-    )
-    parser.add_argument(
-        "--keep",
-        action="store_true",
-        help="leave both daemons running, and print how to talk to them",
-    )
-
-
-def _demo(options: argparse.Namespace) -> int:
-    from . import demo  # here, because it needs much that no other command does
-
-    return demo.run(options.dir, options.keep)
+def command_parser(name: str) -> Parser:
+    """Return what parses the words behind a command."""
+    module, text = _COMMANDS[name]
+    parser = Parser(prog=f"harpcaller {name}", description=f"{text}.".capitalize())
+    if name not in ("direct", "demo", "version", "completion"):
+        common.add_dispatcher(parser)
+    else:
+        common.add_colour(parser)
+    importlib.import_module(f".{module}", __package__).COMMANDS[name](parser)
+    return parser

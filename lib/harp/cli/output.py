@@ -6,25 +6,65 @@ import os
 import sys
 
 import harp
-from harp import errors, wire
+from harp import errors, protocol, wire
+from harp.commandline import USAGE, one_line  # noqa: F401
+from harp.protocol.parts import error_object
 
 RAISED = 1
 CANCELLED = 3
 NOT_CARRIED_OUT = 4
+SOME_FAILED = 20
 UNREACHABLE = 69
 UNWRITABLE = 74
 NOT_FINISHED = 75
+NOT_ALLOWED = 77
 MISCONFIGURED = 78
 TIMEOUT = 124
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # as the shell says it of a command that SIGPIPE has ended
 
+STATUSES = dict.fromkeys(errors.ERROR_TYPES, NOT_CARRIED_OUT) | {
+    errors.AUTH_ERROR: NOT_ALLOWED,
+    errors.NETWORK_ERROR: UNREACHABLE,
+    errors.TIMEOUT: TIMEOUT,
+}
+"""The exit status for each type of error, wherever it comes from. A type that isn't here
+is another version's: :data:`NOT_CARRIED_OUT`."""
+
+_BAD, _GOOD, _TITLE, _PLAIN = "\x1b[1;31m", "\x1b[32m", "\x1b[1m", "\x1b[0m"
+COLOURS = {"bad": _BAD, "good": _GOOD, "title": _TITLE}
+
+
+class UsageError(Exception):
+    """Raised when what was asked for makes no sense: says what is wrong."""
+
+
+# --- standard output: data ----------------------------------------------------------
+
 
 def value(item: object) -> None:
     """Print a value as a line of JSON, in UTF-8 whatever the locale is."""
+    line(wire.encode(item))
+
+
+def line(data: bytes) -> None:
+    """Print a line that ends as one."""
     if sys.stdout is not None:  # None: the descriptor was closed when we started
-        sys.stdout.buffer.write(wire.encode(item))
+        sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
+
+
+def text(words: str) -> None:
+    """Print a line that is no JSON."""
+    # What the locale can't say is escaped: it is no reason to fail.
+    line((one_line(words) + "\n").encode(encoding(), "backslashreplace"))
+
+
+def encoding() -> str:
+    return (sys.stdout is not None and sys.stdout.encoding) or "utf-8"
+
+
+# --- standard error: everything else ------------------------------------------------
 
 
 def program() -> str:
@@ -34,46 +74,114 @@ def program() -> str:
 
 def note(text: str) -> None:
     """Tell the user something that is no data, on a line."""
-    print(one_line(text), file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # else print() would take standard output
+        print(one_line(text), file=sys.stderr, flush=True)
 
 
 def fail(status: int, text: str) -> int:
     """Tell the user what is wrong and return the exit status."""
-    note(f"harpcaller: {text}")
+    if sys.stderr is not None:
+        name = coloured("harpcaller:", "bad", sys.stderr)
+        print(f"{name} {one_line(text)}", file=sys.stderr, flush=True)
     return status
+
+
+def coloured(text: str, colour: str, stream) -> str:
+    """Return a text in a colour, if there is to be colour.
+
+    :param colour: one of :data:`COLOURS`
+    :param stream: that it goes to
+    """
+    return f"{COLOURS[colour]}{text}{_PLAIN}" if has_colour(stream) else text
+
+
+def has_colour(stream) -> bool:
+    """Tell whether there is to be colour: as the environment says, else on a terminal.
+    ``--color`` sets these variables, which other programs know as well."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0"):
+        return True
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+def set_colour(when: str) -> None:
+    """Have colour ``always``, ``never``, or as the environment says (``auto``)."""
+    if when == "never":
+        os.environ["NO_COLOR"] = "1"
+    elif when == "always":
+        os.environ.pop("NO_COLOR", None)
+        os.environ["CLICOLOR_FORCE"] = "1"
+
+
+def is_terminal(stream) -> bool:
+    return stream is not None and stream.isatty()
+
+
+# --- how a call ended ---------------------------------------------------------------
 
 
 def outcome(result: object) -> int:
     """Print how a call ended, as :meth:`harp.RemoteCall.result` returns it, and return
     the exit status."""
-    if result is harp.CALL_NOT_FINISHED:
-        return fail(NOT_FINISHED, "the call has not ended")
-    if result is harp.CALL_CANCELLED:
-        return fail(CANCELLED, "the call was cancelled")
-    if isinstance(result, harp.RemoteException):
-        return fail(RAISED, f"the procedure raised {result}")
-    if isinstance(result, harp.RemoteError):
-        ran = "" if result.ran is None else f" (ran: {result.ran})"
-        status = TIMEOUT if result.type == errors.TIMEOUT else NOT_CARRIED_OUT
-        return fail(status, f"{result}{ran}")
+    problem = describe(result)
+    if problem is not None:
+        return fail(status_of(result), problem)
     value(result)
     return 0
 
 
-def one_line(text: str) -> str:
-    """Return a text from elsewhere so that it stays on its line and can't control the
-    terminal."""
-    return "".join(
-        character
-        if character.isprintable()
-        else character.encode("unicode_escape").decode()
-        for character in text
-    )
+def status_of(result: object) -> int:
+    """Return the exit status for how a call ended."""
+    if result is harp.CALL_NOT_FINISHED:
+        return NOT_FINISHED
+    if result is harp.CALL_CANCELLED:
+        return CANCELLED
+    if isinstance(result, harp.RemoteException):
+        return RAISED
+    if isinstance(result, harp.RemoteError):
+        return STATUSES.get(result.type, NOT_CARRIED_OUT)
+    if isinstance(result, harp.CommunicationError):
+        return UNREACHABLE
+    return 0
+
+
+def describe(result: object) -> str | None:
+    """Say how a call ended; None: it came to its result."""
+    if result is harp.CALL_NOT_FINISHED:
+        return "the call has not ended"
+    if result is harp.CALL_CANCELLED:
+        return "the call was cancelled"
+    if isinstance(result, harp.RemoteException):
+        return f"the procedure raised {result}"
+    if isinstance(result, harp.RemoteError):
+        return f"{result}" + (f" (ran: {result.ran})" if result.ran else "")
+    return str(result) if isinstance(result, harp.HarpException) else None
+
+
+def as_message(result: object) -> dict:
+    """Return how a call ended as it stands in the protocol."""
+    if result is harp.CALL_NOT_FINISHED:
+        return protocol.build_no_result()
+    if result is harp.CALL_CANCELLED:
+        end = protocol.End(protocol.CANCELLED, True)
+    elif isinstance(result, harp.RemoteException):
+        error = error_object(result.type, result.message, result.data)
+        end = protocol.End(protocol.EXCEPTION, error)
+    elif isinstance(result, harp.RemoteError):
+        error = error_object(result.type, result.message, result.data, result.ran)
+        end = protocol.End(protocol.ERROR, error)
+    else:
+        end = protocol.End(protocol.RESULT, result)
+    return protocol.build_end(end)
 
 
 def abandon() -> int:
     """Nobody reads our output any more: say nothing about it, and return the exit
     status."""
-    # Python flushes standard output at its exit, and would complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # Python flushes them at its exit, and would complain.
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            os.dup2(nothing, stream.fileno())
     return BROKEN_PIPE

@@ -6,8 +6,9 @@ import logging
 import os
 import time
 
+from .. import accounts
 from ..config import ConfigError, DaemonConfig
-from . import accounts, options
+from . import options
 from .children import Children, ProceduresFailed
 from .generation import Generation, spawner_settings
 

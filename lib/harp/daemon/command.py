@@ -7,13 +7,12 @@ import os
 import resource
 import sys
 
-from .. import __version__, actions, log, service
+from .. import __version__, accounts, actions, kernel, log, service
 from ..config import ConfigError
 from ..pidfile import AlreadyRunning
-from . import accounts, kernel
 from .children import ProceduresFailed
 from .main import Daemon
-from .options import Options
+from .options import Options, load_config
 
 _DEFAULT_CONFIG = "/etc/harpd/harpd.toml"
 _DEFAULT_PIDFILE = "/run/harpd/harpd.pid"
@@ -28,9 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["passwd"]:
-            from . import passwd
+            from ..auth import command
 
-            return passwd.main(arguments[1:])
+            return command.main(
+                arguments[1:], "harpd", _DEFAULT_CONFIG, _password_file
+            )
         if arguments[:1] == ["setup"]:
             from . import setup
 
@@ -48,6 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(settings)
     except KeyboardInterrupt:  # before signals are handled in order
         return _complain(["interrupted"], 1)
+
+
+def _password_file(config: str) -> str | None:
+    return load_config(Options(os.path.abspath(config))).password_file
 
 
 def _parser() -> argparse.ArgumentParser:

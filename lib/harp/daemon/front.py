@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterator
 
 from .. import __version__, errors, protocol, wire
+from ..auth import may_call
+from ..auth.delays import Delays
 from ..errors import Refusal
+from ..gate import Gate, Visitor, host_of, name_of
 from ..log import fields
-from .auth import may_call
-from .auth.delays import Delays
+from ..server_tls import shake_hands
 from .children import Child
 from .control import Description, Order
-from .gate import Gate, Visitor, host_of
 from .generation import Generation
 from .output import OutputLog
 from .relay import Relay
@@ -38,7 +39,8 @@ class Front:
     """
 
     def __init__(self, generation: Generation) -> None:
-        self.gate = Gate(generation.config)
+        config = generation.config
+        self.gate = Gate(config.max_unauthenticated, config.allow_from)
         self.slots = Slots()
         self.delays = Delays()
         # Guards what follows; notified when a generation has one connection less.
@@ -58,7 +60,8 @@ class Front:
         """Use a new generation for connections that come in from now on."""
         with self._changed:
             self._generation = generation
-        self.gate.configure(generation.config)
+        config = generation.config
+        self.gate.configure(config.max_unauthenticated, config.allow_from)
 
     def wait_until_unused(self, generation: Generation) -> None:
         """Wait until no connection uses a generation that was replaced."""
@@ -101,7 +104,7 @@ class Front:
         """Serve a connection to its end. In its own thread."""
         visitor = self.gate.visitor(sock)
         with self._using_generation(visitor.waker) as generation:
-            _Visit(self, generation, visitor, sock, _name(address)).run()
+            _Visit(self, generation, visitor, sock, name_of(address)).run()
 
 
 class _Visit:
@@ -150,16 +153,12 @@ class _Visit:
     # --- the request ---
 
     def _handshake(self) -> None:
-        deadline = time.monotonic() + self._config.handshake_timeout
         try:
-            first = self._connection.peek(deadline)
-            if not first:
-                raise wire.EndOfStream(partial=False)
-            if first[0] != wire.TLS_HANDSHAKE:
-                raise Refusal(errors.INVALID_PROTOCOL, "this port speaks TLS")
-            self._connection.start_tls(self._generation.context, None, deadline)
-        except wire.DeadlineExceeded:
-            raise TimeoutError("no TLS handshake in time") from None
+            shake_hands(
+                self._connection,
+                self._generation.context,
+                self._config.handshake_timeout,
+            )
         except wire.Woken:  # nothing can be said before TLS is there
             raise ConnectionAbortedError(self._interruption().message) from None
 
@@ -351,8 +350,3 @@ class _Visit:
             pid=child.exit.pid if child.exit else None,
         )
         return used
-
-
-def _name(address) -> str:
-    host, port = host_of(address), address[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -7,10 +7,10 @@ import os
 import ssl
 from collections.abc import Callable
 
-from .. import service
+from .. import accounts
+from ..auth import Authenticator
 from ..config import ConfigError, DaemonConfig
-from . import accounts
-from .auth import Authenticator
+from ..server_tls import server_context
 from .children import Children, base_environment
 from .control import Settings
 
@@ -28,7 +28,7 @@ class Generation:
         self._owner = owner
         faults: list[str] = []
         self.context = _collect(faults, _make_context, config)
-        self.authenticator = _collect(faults, Authenticator, config)
+        self.authenticator = _collect(faults, _make_authenticator, config)
         _collect(faults, self._check_user, config)
         if faults:
             raise ConfigError(faults)
@@ -77,36 +77,11 @@ def _collect(faults: list[str], make: Callable, config: DaemonConfig):
 
 
 def _make_context(config: DaemonConfig) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A caller cancels by closing its side. Without this, OpenSSL answers with an alert
-    # if no TLS goodbye came before, and the caller can't wait until all is gone.
-    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
-    context.num_tickets = 0  # nobody resumes a session; each ticket costs a write
-    faults = []
-    for path, key in (
-        (config.certificate, "tls.certificate"),
-        (config.private_key, "tls.key"),
-    ):
-        try:
-            with open(path, "rb"):
-                pass
-        except OSError as error:
-            faults.append(f"{key}: {service.reason(error)}")
-    if faults:
-        raise ConfigError(faults)
-    try:
-        # Without a password OpenSSL would ask the terminal for that of a key.
-        context.load_cert_chain(config.certificate, config.private_key, password="")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise ConfigError(
-            [
-                f"tls: certificate {config.certificate} and key {config.private_key} "
-                f"can't be used: {reason}"
-            ]
-        ) from None
-    return context
+    return server_context(config.certificate, config.private_key)
+
+
+def _make_authenticator(config: DaemonConfig) -> Authenticator:
+    return Authenticator(config, config.auth_backends)
 
 
 def spawner_settings(config: DaemonConfig, open_files: int) -> Settings:

@@ -16,10 +16,10 @@ import time
 from typing import TextIO
 
 from .. import protocol, wire
+from ..accounts import name_or_number
 from ..arguments import parse_arguments
 from ..config import ConfigError, DaemonConfig
 from ..errors import NO_SUCH_PROCEDURE, Refusal
-from .accounts import name_or_number
 from .children import Child, Children, ProceduresFailed
 from .control import Order
 from .generation import spawner_settings

@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 
-from .. import actions, log, service
+from .. import accounts, actions, log, service
 from ..config import ConfigError, DaemonConfig
 from ..log import fields
 from ..pidfile import Pidfile
 from ..server import Server
-from . import accounts, options
+from . import options
 from .children import Children, ProceduresFailed
 from .front import Front
 from .generation import Generation
@@ -189,9 +189,7 @@ class Daemon:
         while True:
             self._reload_wanted.wait()
             self._reload_wanted.clear()
-            service.notify(
-                RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000)
-            )
+            service.notify_reloading()
             try:
                 faults = self._reload()
             except Exception as error:

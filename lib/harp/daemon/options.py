@@ -14,9 +14,8 @@ import os
 import sys
 from typing import NamedTuple
 
-from .. import log, service
+from .. import access, accounts, log, service
 from ..config import ConfigError, DaemonConfig, load
-from . import access, accounts
 
 _MAX_ENVIRONMENT = 16 * 1024  # it goes to the spawner in one message, with the rest
 # The daemon sets these for each call itself.

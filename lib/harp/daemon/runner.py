@@ -17,9 +17,9 @@ import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
-from .. import errors, protocol, wire
+from .. import accounts, errors, kernel, protocol, wire
 from ..proc import Context, ProcedureError, Result, limits_of
-from . import accounts, kernel, values
+from . import call_account, values
 from .control import Order, Settings
 from .loading import Loaded
 
@@ -143,7 +143,7 @@ class _Call:
     def _change_user(self, loaded: Loaded) -> None:
         account = loaded.account
         if account is None:
-            account = accounts.of_procedure(loaded.procedure, self._settings)
+            account = call_account.of_procedure(loaded.procedure, self._settings)
         if account is None:
             return
         accounts.become(account)

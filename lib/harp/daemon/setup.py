@@ -5,32 +5,23 @@ there, so that it can be repeated."""
 from __future__ import annotations
 
 import argparse
-import grp
 import hashlib
 import json
 import os
-import pwd
 import socket
 import ssl
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
 
-from .. import service
-from . import passwd, template
-from .auth import passwords
+from .. import provision, service
+from ..auth import command, passwords
+from ..provision import SetupFailed
+from . import template
 
 _USER = "harpd"
 _DIRECTORY_MODE = 0o755
 _SECRET_MODE = 0o640
+_OWN_SECRET_MODE = 0o600
 _PUBLIC_MODE = 0o644
-_DAYS = 3650
-_MAX_COMMON_NAME = 64  # characters (RFC 5280)
-
-
-class SetupFailed(Exception):
-    """Raised when something can't be made; says what and why."""
 
 
 def main(arguments: list[str]) -> int:
@@ -99,6 +90,7 @@ class _Setup:
     def __init__(self, parsed: argparse.Namespace) -> None:
         self._parsed = parsed
         self._directory = os.path.abspath(parsed.directory)
+        self._make = provision.Maker("harpd setup")
         self._group: int | None = None
         self._secret: str | None = None
 
@@ -109,14 +101,19 @@ class _Setup:
         :raises OSError: the same
         """
         self._make_user()
-        if not os.path.isdir(self._directory):
-            os.makedirs(self._directory, _DIRECTORY_MODE)
-            os.chmod(self._directory, _DIRECTORY_MODE)
-            _say(f"{self._directory}: made")
-        self._make_key()
-        self._make("passwords", _SECRET_MODE, lambda: template.PASSWORDS)
-        self._make("procedures.py", _PUBLIC_MODE, lambda: template.PROCEDURES)
-        self._make("harpd.toml", _SECRET_MODE, self._configuration)
+        self._make.directory(self._directory, _DIRECTORY_MODE)
+        mode, owner = self._hands_of_secrets()
+        self._make.key_and_certificate(
+            self._path("key.pem"),
+            self._path("cert.pem"),
+            self._parsed.hostname,
+            mode,
+            owner,
+        )
+        make = self._make.file
+        make(self._path("passwords"), mode, lambda: template.PASSWORDS, owner)
+        make(self._path("procedures.py"), _PUBLIC_MODE, lambda: template.PROCEDURES)
+        make(self._path("harpd.toml"), mode, self._configuration, owner)
         self._make_secret()
         if self._parsed.host_line is not None:
             self._write_host_line()
@@ -127,71 +124,16 @@ class _Setup:
     # --- user and files ---
 
     def _make_user(self) -> None:
-        name = self._parsed.user
         if os.getuid() != 0:
-            _say("not root: no user made, files are this user's")
-            return
-        if self._parsed.no_user:
-            return
-        try:
-            entry = pwd.getpwnam(name)
-            _say(f"user {name}: exists")
-        except KeyError:
-            entry = _add_user(name)
-            _say(f"user {name}: made")
-        self._group = entry.pw_gid
+            self._make.say("not root: no user made, files are this user's")
+        elif not self._parsed.no_user:
+            self._group = self._make.user(self._parsed.user).pw_gid
 
-    def _make(self, name: str, mode: int, content: Callable[[], str]) -> None:
-        """Make a file that isn't there."""
-        path = self._path(name)
-        if os.path.lexists(path):
-            _say(f"{path}: exists, stays as it is")
-            return
-        with tempfile.NamedTemporaryFile("w", dir=self._directory) as file:
-            file.write(content())
-            file.flush()
-            self._put(file.name, path, mode)
-        _say(f"{path}: made")
-
-    def _put(self, made: str, path: str, mode: int) -> None:
-        """Give a file that is whole its name, unless there is one of that name."""
-        if self._group is not None and mode == _SECRET_MODE:
-            os.chown(made, 0, self._group)
-        elif mode == _SECRET_MODE:
-            mode = 0o600
-        os.chmod(made, mode)
-        os.link(made, path)
-
-    # --- key and certificate ---
-
-    def _make_key(self) -> None:
-        key, certificate = self._path("key.pem"), self._path("cert.pem")
-        if os.path.lexists(certificate):
-            if not os.path.lexists(key):
-                raise SetupFailed(
-                    f"{certificate} is there, but not its key, {key}: put the key "
-                    "there, or move the certificate away"
-                )
-            _say(f"{key}, {certificate}: exist, stay as they are")
-            return
-        with tempfile.TemporaryDirectory(dir=self._directory) as directory:
-            new_key = os.path.join(directory, "key.pem")
-            if not os.path.lexists(key):
-                _openssl(
-                    ["genpkey", "-algorithm", "EC"]
-                    + ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-out", new_key]
-                )
-                self._put(new_key, key, _SECRET_MODE)
-                _say(f"{key}: made")
-            new = os.path.join(directory, "cert.pem")
-            name = self._parsed.hostname
-            _openssl(
-                ["req", "-x509", "-new", "-key", key, "-days", str(_DAYS)]
-                + ["-subj", f"/CN={name[:_MAX_COMMON_NAME]}"]
-                + ["-addext", f"subjectAltName=DNS:{name}", "-out", new]
-            )
-            self._put(new, certificate, _PUBLIC_MODE)
-            _say(f"{certificate}: made, for {name}")
+    def _hands_of_secrets(self) -> tuple[int, tuple[int, int]]:
+        """Return mode and owner of files that the front alone may read."""
+        if self._group is None:
+            return _OWN_SECRET_MODE, provision.UNCHANGED
+        return _SECRET_MODE, (0, self._group)
 
     def _configuration(self) -> str:
         values = {
@@ -212,17 +154,19 @@ class _Setup:
 
     def _make_secret(self) -> None:
         path, caller = self._path("passwords"), self._parsed.caller
-        exists = passwd.has_entry(path, caller)
+        exists = command.has_entry(path, caller)
         if exists and not self._parsed.new_secret:
-            _say(f"{path}: {caller} has a secret, it stays")
+            self._make.say(f"{path}: {caller} has a secret, it stays")
             return
         if self._parsed.host_line is None:
-            _say(f"{path}: no secret made: --host-line FILE makes and prints one")
+            self._make.say(
+                f"{path}: no secret made: --host-line FILE makes and prints one"
+            )
             return
-        self._secret = passwd.make_secret()
+        self._secret = command.make_secret()
         entry = passwords.write_random(self._secret)
-        passwd.set_entry(path, caller, entry, add=True)
-        _say(f"{path}: secret made for {caller}")
+        command.set_entry(path, caller, entry, add=True)
+        self._make.say(f"{path}: secret made for {caller}")
 
     def _write_host_line(self) -> None:
         if self._secret is None:
@@ -247,44 +191,7 @@ class _Setup:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with open(fd, "w", encoding="utf-8") as file:
             file.write(line)
-        _say(f"{path}: line of {hostname} appended")
-
-
-def _add_user(name: str) -> pwd.struct_passwd:
-    try:
-        grp.getgrnam(name)
-        group = ["--gid", name]
-    except KeyError:
-        group = ["--user-group"]
-    command = "useradd --system --no-create-home --home-dir /nonexistent".split()
-    command += ["--shell", "/usr/sbin/nologin", *group, name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise SetupFailed(
-            f"no 'useradd' command found: make the user {name} yourself, or give "
-            "--no-user"
-        ) from None
-    if done.returncode != 0:
-        raise SetupFailed(f"useradd: {done.stderr.strip() or done.returncode}")
-    try:
-        return pwd.getpwnam(name)
-    except KeyError:
-        raise SetupFailed(f"useradd made no user {name}") from None
-
-
-def _openssl(arguments: list[str]) -> None:
-    try:
-        done = subprocess.run(
-            ["openssl", *arguments], capture_output=True, text=True, umask=0o077
-        )
-    except FileNotFoundError:
-        raise SetupFailed(
-            "no 'openssl' command found, which makes key and certificate; install the "
-            "package 'openssl'"
-        ) from None
-    if done.returncode != 0:
-        raise SetupFailed(f"openssl {arguments[0]}: {done.stderr.strip()}")
+        self._make.say(f"{path}: line of {hostname} appended")
 
 
 def _fingerprint(certificate: str) -> str:
@@ -293,7 +200,3 @@ def _fingerprint(certificate: str) -> str:
         own, end, _ = file.read().partition(ssl.PEM_FOOTER)
     encoded = ssl.PEM_cert_to_DER_cert((own + end)[own.index(ssl.PEM_HEADER) :])
     return hashlib.sha256(encoded).hexdigest()
-
-
-def _say(text: str) -> None:
-    print(f"harpd setup: {text}", file=sys.stderr)

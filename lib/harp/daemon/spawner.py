@@ -25,7 +25,8 @@ import socket
 import sys
 import time
 
-from . import access, accounts, control, kernel, loading, processes, runner
+from .. import access, accounts, kernel
+from . import call_account, control, loading, processes, runner
 
 _RECHECK = 0.02  # s between two looks at processes that are to end
 _RETRY = 0.2  # s until another try after a fork that failed, or came to nothing
@@ -114,7 +115,7 @@ def _check_hands(settings: control.Settings) -> list[str]:
 def _describe(loaded: loading.Loaded, settings: control.Settings):
     description = loading.describe(loaded, _uid_of(loaded))
     try:
-        account = accounts.of_procedure(loaded.procedure, settings)
+        account = call_account.of_procedure(loaded.procedure, settings)
         if account is None or accounts.can_become(account):
             return description
         user = account.name or account.uid
@@ -129,7 +130,7 @@ def _find_account(
     loaded: loading.Loaded, settings: control.Settings
 ) -> accounts.Account | None:
     try:
-        return accounts.of_procedure(loaded.procedure, settings)
+        return call_account.of_procedure(loaded.procedure, settings)
     except LookupError:
         return None  # a call will look again, and say so
 

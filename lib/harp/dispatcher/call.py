@@ -13,37 +13,32 @@ connection and decides the end; others ask it to stop through the job.
 
 from __future__ import annotations
 
-import errno
+import gc
 import logging
 import ssl
+import threading
 import time
 
 from .. import protocol, wire
 from ..config import DispatcherConfig
 from ..errors import (
-    CERTIFICATE_ERROR,
     NETWORK_ERROR,
-    OS_ERROR,
     PROTOCOL_ERROR,
     SHUTDOWN,
     STORAGE_ERROR,
     TIMEOUT,
-    UNKNOWN_HOST,
     Refusal,
 )
 from ..log import fields
 from ..service import reason
+from .connecting import Connector, NotConnected, where
 from .disk import StorageError
-from .hosts import Host, Hosts
 from .job import STOP_CANCELLED, Job
 from .jobfile import Record, Start, Writer
-from .resolver import Resolver
-from .trust import NotTrusted, Trust
 
 logger = logging.getLogger(__name__)
 
-_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
-"""What the system says when this machine lacks something, not the other one."""
+_LONG_LINE = 1024 * 1024  # bytes
 
 _CANCELLED = protocol.End(protocol.CANCELLED, True)
 
@@ -59,13 +54,29 @@ class _Ended(Exception):
 class Caller:
     """Runs jobs. :meth:`run` is called by many threads, each with its own job."""
 
-    def __init__(
-        self, config: DispatcherConfig, hosts: Hosts, trust: Trust, resolver: Resolver
-    ) -> None:
+    def __init__(self, config: DispatcherConfig, connector: Connector) -> None:
         self.config = config
-        self.hosts = hosts
-        self.trust = trust
-        self.resolver = resolver
+        self.connector = connector
+        # Held while a long line is decoded, which may take twenty times its memory:
+        # one at a time.
+        self._decoding = threading.Lock()
+
+    def apply(self, config: DispatcherConfig) -> None:
+        """Use another configuration from now on, for jobs that start."""
+        self.config = config
+
+    def decode(self, line: bytes) -> dict:
+        """Decode a daemon's line. Errors as for :func:`wire.decode`."""
+        if len(line) <= _LONG_LINE:
+            return wire.decode(line)
+        with self._decoding:
+            # It would look again and again at millions of new objects, none of them
+            # garbage, and all other threads wait for the interpreter meanwhile.
+            gc.disable()
+            try:
+                return wire.decode(line)
+            finally:
+                gc.enable()
 
     def run(
         self, job: Job, record: Record, writer: Writer, waker: wire.Waker
@@ -125,39 +136,19 @@ class _Attempt:
     # --- connecting: nothing is sent yet ---
 
     def connect(self) -> None:
-        host = self._caller.hosts.get(self._call.host)
-        if host is None:
-            text = f"no host {self._call.host!a} in the registry"
-            raise self._fail(UNKNOWN_HOST, text)
-        self._host = host
-        limit = time.monotonic() + self._config.connect_timeout
-        deadline = min(limit, self._run_deadline)
+        connector = self._caller.connector
         try:
-            self._leave_if_stopped()
-            endpoints = self._caller.resolver.resolve(
-                host.address, host.port, self._waker, deadline
+            self._host = connector.host(self._call.host)
+            self._connection, self._endpoint = connector.connect(
+                self._host, self._waker, self._run_deadline, self._leave_if_stopped
             )
-            # The resolver may have taken the waker's setting for its own.
-            self._leave_if_stopped()
-            most = self._config.max_value + wire.WRAPPING_BYTES
-            self._connection, self._endpoint = wire.connect_to_any(
-                endpoints, most, deadline, (self._waker,)
-            )
-            self._start_tls(host, deadline)
-            self._leave_if_stopped()
+        except NotConnected as error:
+            raise self._fail(error.type, str(error)) from None
         except wire.Woken:
             self._leave_if_stopped()
             raise
         except wire.DeadlineExceeded:
-            if deadline < limit:
-                raise self._fail(TIMEOUT, self._run_timeout_text()) from None
-            raise self._fail(
-                NETWORK_ERROR,
-                f"{_where(host)}: no connection in {self._config.connect_timeout} s",
-            ) from None
-        except OSError as error:
-            kind = OS_ERROR if error.errno in _OURS else NETWORK_ERROR
-            raise self._fail(kind, f"{_where(host)}: {reason(error)}") from None
+            raise self._fail(TIMEOUT, self._run_timeout_text()) from None
 
     def _leave_if_stopped(self) -> None:
         """Nothing but a stop wakes the job's thread from here on."""
@@ -165,18 +156,6 @@ class _Attempt:
             raise _Ended(_CANCELLED)
         if self._job.stop is not None:
             raise _Ended(None)
-
-    def _start_tls(self, host: Host, deadline: float) -> None:
-        try:
-            self._caller.trust.start_tls(self._connection, host, deadline)
-        except NotTrusted as error:
-            raise self._fail(CERTIFICATE_ERROR, str(error)) from None
-        except ssl.SSLEOFError:
-            text = f"{_where(host)}: closed during the TLS handshake"
-            raise self._fail(NETWORK_ERROR, text) from None
-        except ssl.SSLError as error:
-            text = f"{_where(host)}: TLS: {error.reason or error}"
-            raise self._fail(PROTOCOL_ERROR, text) from None
 
     # --- sending ---
 
@@ -224,12 +203,14 @@ class _Attempt:
                 self._run_out_of_time()
                 continue
             except wire.EndOfStream as end:
-                text = f"{_where(self._host)}: {end} before the call's end"
+                text = f"{where(self._host)}: {end} before the call's end"
                 raise self._broken(NETWORK_ERROR, text) from None
             except Refusal as refusal:
                 raise self._not_understood(refusal.message) from None
+            except ssl.SSLError as error:
+                raise self._not_understood(f"TLS: {error.reason or error}") from None
             except OSError as error:
-                text = f"{_where(self._host)}: {reason(error)}"
+                text = f"{where(self._host)}: {reason(error)}"
                 raise self._broken(NETWORK_ERROR, text) from None
             self._take(lines)
             self._expect_message()
@@ -297,7 +278,7 @@ class _Attempt:
         for line in lines:
             ended = None
             try:
-                message = protocol.parse_daemon_message(wire.decode(line))
+                message = protocol.parse_daemon_message(self._caller.decode(line))
             except Refusal as refusal:
                 ended = self._not_understood(refusal.message)
             else:
@@ -336,8 +317,10 @@ class _Attempt:
     def _not_understood(self, message: str) -> _Ended:
         """The daemon doesn't speak the protocol, but may run something for us until
         we close, and its host isn't free before."""
-        self._connection.close_after_reading()
-        return self._broken(PROTOCOL_ERROR, f"{_where(self._host)}: {message}")
+        if self._cut_off is None:
+            self._grace_deadline = time.monotonic() + self._config.cancel_grace
+        self._connection.close_after_reading(deadline=self._grace_deadline)
+        return self._broken(PROTOCOL_ERROR, f"{where(self._host)}: {message}")
 
     # --- storing ---
 
@@ -360,7 +343,3 @@ class _Attempt:
             return
         self._packets += len(packets)
         self._job.publish(self._writer.size, self._packets)
-
-
-def _where(host: Host) -> str:
-    return f"host {host.hostname} ({host.address} port {host.port})"

@@ -15,6 +15,10 @@ class FileGone(StorageError):
     """Raised when a file that should be there is not."""
 
 
+class NoDescriptors(StorageError):
+    """Raised when this machine has no descriptor left to open a file."""
+
+
 class Disk:
     """The real disk. All methods raise OSError as the system does."""
 

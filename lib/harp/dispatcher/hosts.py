@@ -1,279 +1,345 @@
-"""The hosts that calls can go to: read from a program's output or a file, kept fresh
-by a thread of its own, replaced as a whole. Format of the lines: doc/protocol.rst,
-"Hosts registry"."""
+"""The hosts that calls can go to: read from a program's output or a file, kept fresh by
+a thread of its own, replaced as a whole. All reading is done in that thread, so that
+the program never runs twice at once: who asks for a refresh while one is under way gets
+one that begins after it. The rules: doc/hosts.rst."""
 
 from __future__ import annotations
 
-import contextlib
+import concurrent.futures
 import logging
 import os
-import re
-import signal
-import subprocess
 import threading
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .. import protocol, wire
 from ..config import DispatcherConfig
-from ..errors import INVALID_REQUEST, Refusal
 from ..log import fields
+from ..protocol.hostadmin import Refreshed
+from . import hostsource
+from .hostlines import Host, parse_hosts
+from .hostsource import HostsError
 
 logger = logging.getLogger(__name__)
 
-_FINGERPRINT = re.compile("[0-9a-f]{64}")
 _FILE_CHECK_SECONDS = 1.0
+_FEW = 2
+"""So many hosts may be replaced by others in one go: a registry that small changes by
+more than half with every machine."""
+_NAMED = 10  # hosts that a message names
+_LOGGED = 20  # lines that are no host, of a refresh
 
 
-class Host(NamedTuple):
-    """A host of the registry.
+class Trouble(NamedTuple):
+    """Why the hosts may be out of date.
 
-    :ivar address: name or number to connect to
-    :ivar cert_sha256: its certificate's fingerprint in lower-case hex, or None
-    :ivar tls_name: name that its certificate must be for, if it isn't pinned
+    :ivar since: seconds since the epoch
+    :ivar text: what is wrong, for people
     """
 
-    hostname: str
-    address: str
-    port: int
-    user: str
-    password: str
-    cert_sha256: str | None
-    tls_name: str
+    since: float
+    text: str
 
 
-class HostsError(Exception):
-    """Raised when the hosts can't be read; says from where and why."""
+class _Order(NamedTuple):
+    """A refresh that somebody waits for."""
+
+    force: bool
+    dry_run: bool
+    future: concurrent.futures.Future
 
 
 class Hosts:
-    """The registry. :meth:`get` and :meth:`all` may be called from any thread, the
-    rest belongs to one."""
+    """The registry. Its methods may be called from any thread."""
 
     def __init__(self, config: DispatcherConfig) -> None:
         self._config = config
         self._hosts: Mapping[str, Host] = {}  # replaced, never changed
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep_fresh, name="hosts")
+        self._trouble: Trouble | None = None  # replaced, too
+        self._script = hostsource.Script()
         self._file_stamp: object = None
-        self._script: subprocess.Popen | None = None
+        self._thread = threading.Thread(target=self._work, name="hosts")
+        self._loaded = threading.Event()
+        # Guards the rest; notified at each order, change of configuration, and stop.
+        self._changed = threading.Condition()
+        self._orders: list[_Order] = []
+        self._stopping = False
 
     def get(self, hostname: str) -> Host | None:
         return self._hosts.get(hostname)
+
+    def count(self) -> int:
+        """Return how many there are."""
+        return len(self._hosts)
 
     def all(self) -> list[Host]:
         """Return all hosts, by name."""
         return sorted(self._hosts.values())
 
+    def trouble(self) -> Trouble | None:
+        """Return why the hosts may be out of date; None if nothing is wrong."""
+        return self._trouble
+
     def start(self) -> None:
-        """Read the hosts for the first time, and go on doing so."""
-        if not self.refresh() and self._config.hosts_cache is not None:
-            self._read_cache(self._config.hosts_cache)
+        """Read the hosts, and go on doing so. It returns when they have been read or
+        can't be, or at once if another thread calls :meth:`stop` meanwhile."""
         self._thread.start()
+        self._loaded.wait()
 
     def stop(self) -> None:
-        self._stopping.set()
-        self._kill_script()
+        """Kill a program that runs, and end. What was read last can still be asked
+        for; who waits for a refresh is told. May be called at any time, and twice."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._script.kill()
         if self._thread.ident is not None:
             self._thread.join()
 
-    def refresh(self) -> bool:
-        """Read the hosts again. If that fails, they stay as they are.
+    def apply(self, config: DispatcherConfig) -> None:
+        """Use another configuration from now on, and read the hosts again soon. If
+        they come from elsewhere now, no half of those before is guarded."""
+        with self._changed:
+            moved = _source(config) != _source(self._config)
+            self._config = config
+            self._order(_Order(moved, False, concurrent.futures.Future()))
 
-        :returns: whether they could be read
+    def refresh(self, force: bool = False, dry_run: bool = False) -> Refreshed:
+        """Read the hosts again, now or when a refresh that is under way is done.
+
+        :param force: replace them whatever that removes
+        :param dry_run: find out what that would do, and don't do it
+        :raises HostsError: if they can't be read; they stay as they are then
         """
+        future: concurrent.futures.Future = concurrent.futures.Future()
+        with self._changed:
+            if self._stopping:
+                raise HostsError("the dispatcher stops")
+            self._order(_Order(force, dry_run, future))
+        return future.result()
+
+    def _order(self, order: _Order) -> None:
+        self._orders.append(order)
+        self._changed.notify()
+
+    # --- in the thread ---
+
+    def _work(self) -> None:
         try:
-            if self._config.hosts_script is not None:
-                source = self._config.hosts_script
-                output = self._run_script(source)
-            elif self._config.hosts_file is not None:
-                source = self._config.hosts_file
-                self._file_stamp = _stamp(source)
-                output = _read(source)
-            else:
-                return True
-        except HostsError as error:
-            logger.error("hosts stay as they are %s", fields(error=str(error)))
-            return False
-        self._replace(parse_hosts(output, source))
-        if self._config.hosts_script is not None and self._config.hosts_cache:
-            _write_cache(self._config.hosts_cache, output)
-        return True
-
-    def _replace(self, hosts: Mapping[str, Host]) -> None:
-        before, self._hosts = self._hosts, hosts
-        came = sorted(hosts.keys() - before.keys())
-        went = sorted(before.keys() - hosts.keys())
-        changed = sorted(
-            name for name in hosts.keys() & before.keys() if hosts[name] != before[name]
-        )
-        if came or went or changed:
-            logger.info(
-                "hosts %s",
-                fields(known=len(hosts), came=came, went=went, changed=changed),
-            )
-
-    def _keep_fresh(self) -> None:
-        interval = self._config.hosts_refresh
-        if self._config.hosts_script is None:
-            interval = _FILE_CHECK_SECONDS
-        while not self._stopping.wait(interval):
+            self._load()
+        except Exception:
+            logger.exception("fault in the dispatcher, there are no hosts")
+        self._loaded.set()
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._is_wanted, self._interval())
+                orders, self._orders = self._orders, []
+                stopping = self._stopping
+            if stopping:
+                break
             try:
-                if self._has_changed():
-                    self.refresh()
+                self._carry_out(orders)
             except Exception:
                 logger.exception("fault in the dispatcher, hosts stay as they are")
+            finally:
+                _drop(orders, "a fault in the dispatcher, see its log")
+        _drop(orders, "the dispatcher stops")
 
-    def _has_changed(self) -> bool:
-        """Only running a script tells."""
-        path = self._config.hosts_file
-        return self._config.hosts_script is not None or (
-            path is not None and _stamp(path) != self._file_stamp
-        )
+    def _is_wanted(self) -> bool:
+        return bool(self._orders) or self._stopping
 
-    def _read_cache(self, path: str) -> None:
+    def _interval(self) -> float | None:
+        if self._config.hosts_script is not None:
+            return self._config.hosts_refresh
+        return _FILE_CHECK_SECONDS if self._config.hosts_file is not None else None
+
+    def _load(self) -> None:
+        """Read the hosts for the first time."""
         try:
-            self._replace(parse_hosts(_read(path), path))
+            self._replace(*self._read(), force=True, dry_run=False)
+            return
+        except HostsError as error:
+            self._note_failure("there are no hosts for now, it is tried again", error)
+        if self._config.hosts_script is None or self._config.hosts_cache is None:
+            return
+        path = self._config.hosts_cache
+        try:
+            output = hostsource.read_file(path)
         except HostsError as error:
             logger.error("no hosts from the cache either %s", fields(error=str(error)))
             return
-        logger.warning("hosts are those of the cache %s", fields(path=path))
-
-    def _run_script(self, path: str) -> bytes:
-        try:
-            process = subprocess.Popen(
-                [path],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # so that it can be killed with its children
-            )
-        except OSError as error:
-            raise HostsError(f"{path}: {error.strerror}") from None
-        with process:
-            self._script = process
-            if self._stopping.is_set():
-                self._kill_script()
-            try:
-                output, errors = process.communicate(timeout=self._config.hosts_timeout)
-            except subprocess.TimeoutExpired:
-                self._kill_script()
-                raise HostsError(
-                    f"{path}: killed after {self._config.hosts_timeout} s"
-                ) from None
-            finally:
-                self._script = None
-        for line in errors.decode("utf-8", "replace").splitlines():
-            logger.info("hosts script says %s", fields(script=path, line=line))
-        if process.returncode != 0:
-            raise HostsError(f"{path}: exit status {process.returncode}")
-        return output
-
-    def _kill_script(self) -> None:
-        """Kill the script with whatever it has started."""
-        script = self._script
-        # Once it has been waited for, its number may be another's.
-        if script is not None and script.returncode is None:
-            try:
-                os.killpg(script.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
-
-
-def parse_hosts(output: bytes, source: str) -> dict[str, Host]:
-    """Return the hosts that the lines of a registry name; a line that is none is
-    logged and skipped. Of two lines for one host, the later counts."""
-    hosts = {}
-    for number, line in enumerate(output.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            host = parse_host(line)
-        except Refusal as refusal:
-            # Never the line itself: it holds a password.
-            logger.warning(
-                "line of the hosts is skipped %s",
-                fields(source=source, line=number, reason=refusal.message),
-            )
-            continue
-        hosts[host.hostname] = host
-    return hosts
-
-
-def parse_host(line: bytes) -> Host:
-    """Return the host that a line of the registry describes.
-
-    :raises Refusal: if it describes none
-    """
-    message = wire.decode(line)
-    credentials = protocol.field(message, "credentials", dict)
-    hostname = protocol.field(message, "hostname", str)
-    address = protocol.field(message, "address", str)
-    port = protocol.optional(message, "port", int)
-    fingerprint = protocol.optional(message, "cert_sha256", str)
-    host = Host(
-        hostname,
-        address,
-        protocol.DAEMON_PORT if port is None else port,
-        protocol.field(credentials, "user", str, "credentials."),
-        protocol.field(credentials, "password", str, "credentials."),
-        None if fingerprint is None else parse_fingerprint(fingerprint),
-        protocol.optional(message, "tls_name", str) or hostname,
-    )
-    if not hostname or not address:
-        raise Refusal(INVALID_REQUEST, '"hostname" and "address" must not be empty')
-    if "\0" in address:  # the system would take what is before it for the name
-        raise Refusal(INVALID_REQUEST, '"address" must not contain a NUL')
-    if not 0 < host.port < 65536:
-        raise Refusal(INVALID_REQUEST, '"port" must be from 1 to 65535')
-    return host
-
-
-def parse_fingerprint(text: str) -> str:
-    """Return a SHA-256 fingerprint as lower-case hex. Colons between the bytes, as
-    ``openssl x509 -fingerprint`` writes them, are taken.
-
-    :raises Refusal: if it is none
-    """
-    fingerprint = text.replace(":", "").lower()
-    if not _FINGERPRINT.fullmatch(fingerprint):
-        raise Refusal(
-            INVALID_REQUEST, f"a SHA-256 fingerprint has 64 hex digits: {text[:80]!a}"
+        self._hosts = parse_hosts(output).hosts
+        logger.warning(
+            "hosts are those of the cache %s",
+            fields(path=path, written=_age(path), known=len(self._hosts)),
         )
-    return fingerprint
+
+    def _carry_out(self, orders: list[_Order]) -> None:
+        """Read the hosts once, for all who have asked."""
+        if not orders:
+            if not self._has_changed():
+                return
+            orders = [_Order(False, False, concurrent.futures.Future())]
+        try:
+            source, output = self._read()
+        except HostsError as error:
+            self._note_failure("hosts stay as they are", error)
+            for order in orders:
+                order.future.set_exception(error)
+            return
+        for order in orders:
+            done = self._replace(source, output, order.force, order.dry_run)
+            order.future.set_result(done)
+
+    def _has_changed(self) -> bool:
+        """Only running a program tells."""
+        path = self._config.hosts_file
+        return self._config.hosts_script is not None or (
+            path is not None and hostsource.stamp(path) != self._file_stamp
+        )
+
+    def _read(self) -> tuple[str | None, bytes]:
+        """Return where the lines come from, and the lines."""
+        config = self._config
+        if config.hosts_script is not None:
+            output = self._script.run(config.hosts_script, config.hosts_timeout)
+        elif config.hosts_file is not None:
+            self._file_stamp = hostsource.stamp(config.hosts_file)
+            output = hostsource.read_file(config.hosts_file)
+        else:
+            output = b""
+        return _source(config), output
+
+    def _replace(
+        self, source: str | None, output: bytes, force: bool, dry_run: bool
+    ) -> Refreshed:
+        """Take the hosts that were read for the ones that there are, if that may be."""
+        hosts, faults = parse_hosts(output)
+        refresh = _compare(source, self._hosts, hosts, len(faults))
+        if not force and _removes_too_many(refresh):
+            refresh = refresh._replace(fault=_refusal(refresh))
+        if dry_run:
+            return refresh
+        _log_faults(source, faults)
+        if refresh.fault is not None:
+            logger.error("hosts stay as they are %s", _as_fields(refresh))
+            self._note_trouble(refresh.fault)
+            return refresh
+        self._hosts = hosts
+        self._trouble = None
+        refresh = refresh._replace(applied=True)
+        if not refresh.before:
+            logger.info("hosts read %s", fields(source=source, known=refresh.found))
+        elif refresh.came or refresh.went or refresh.changed:
+            logger.info("hosts %s", _as_fields(refresh))
+        if self._config.hosts_script == source and self._config.hosts_cache:
+            hostsource.write_cache(self._config.hosts_cache, output)
+        return refresh
+
+    def _note_failure(self, message: str, error: HostsError) -> None:
+        with self._changed:
+            if self._stopping:
+                return  # which is why
+        logger.error("%s %s", message, fields(error=str(error)))
+        self._note_trouble(str(error))
+
+    def _note_trouble(self, text: str) -> None:
+        since = time.time() if self._trouble is None else self._trouble.since
+        self._trouble = Trouble(since, text)
 
 
-def _stamp(path: str) -> object:
-    """What changes when a file does; None if there is none."""
+def check(config: DispatcherConfig) -> list[str]:
+    """Return what is wrong with where the hosts come from, as far as that can be told
+    without running a program; a line for each fault."""
+    script, file = config.hosts_script, config.hosts_file
+    if script is not None:
+        runs = os.access(script, os.X_OK, effective_ids=True)
+        return [] if runs else [f"hosts.script: {script}: can't be run"]
+    if file is None:
+        return []
     try:
-        found = os.stat(path)
+        _, faults = parse_hosts(hostsource.read_file(file))
+    except HostsError as error:
+        return [f"hosts.file: {error}"]
+    return [f"hosts.file: {file}: line {line}: {text}" for line, text in faults]
+
+
+def _source(config: DispatcherConfig) -> str | None:
+    return config.hosts_script or config.hosts_file
+
+
+def _drop(orders: list[_Order], reason: str) -> None:
+    """Tell those who still wait that nothing comes."""
+    for order in orders:
+        if not order.future.done():
+            order.future.set_exception(HostsError(reason))
+
+
+def _compare(
+    source: str | None,
+    before: Mapping[str, Host],
+    after: Mapping[str, Host],
+    skipped: int,
+) -> Refreshed:
+    return Refreshed(
+        source=source,
+        before=len(before),
+        found=len(after),
+        came=sorted(after.keys() - before.keys()),
+        went=sorted(before.keys() - after.keys()),
+        changed=sorted(
+            name for name in after.keys() & before.keys() if after[name] != before[name]
+        ),
+        skipped=skipped,
+        applied=False,
+        fault=None,
+    )
+
+
+def _removes_too_many(refresh: Refreshed) -> bool:
+    """Tell whether it looks rather like an accident: more than half of the hosts would
+    go, and not just one or two for others."""
+    if refresh.before <= _FEW and refresh.found > 0:
+        return False
+    return 2 * len(refresh.went) > refresh.before
+
+
+def _refusal(refresh: Refreshed) -> str:
+    named = ", ".join(refresh.went[:_NAMED])
+    if len(refresh.went) > _NAMED:
+        named += f" and {len(refresh.went) - _NAMED} more"
+    return (
+        f"{refresh.source}: would remove {len(refresh.went)} of {refresh.before} hosts "
+        f"({named}); if that is meant: harpcallerd hosts-refresh --force"
+    )
+
+
+def _log_faults(source: str | None, faults: list[tuple[int, str]]) -> None:
+    for number, reason in faults[:_LOGGED]:
+        logger.warning(
+            "line of the hosts is skipped %s",
+            fields(source=source, line=number, reason=reason),
+        )
+    if len(faults) > _LOGGED:
+        logger.warning(
+            "further lines of the hosts are skipped %s",
+            fields(source=source, lines=len(faults)),
+        )
+
+
+def _as_fields(refresh: Refreshed) -> fields:
+    return fields(
+        error=refresh.fault,
+        known=refresh.found if refresh.fault is None else refresh.before,
+        came=refresh.came,
+        went=refresh.went,
+        changed=refresh.changed,
+    )
+
+
+def _age(path: str) -> str | None:
+    try:
+        written = os.stat(path).st_mtime
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise HostsError(f"{path}: {error.strerror}") from None
-
-
-def _write_cache(path: str, output: bytes) -> None:
-    new = path + ".new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        # It holds credentials: nobody else may read it, not even for a moment.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new)
-        fd = os.open(new, flags, 0o600)
-        with open(fd, "wb") as file:
-            file.write(output)
-            file.flush()
-            os.fsync(fd)
-        os.rename(new, path)
-    except OSError as error:
-        logger.warning(
-            "can't write the hosts' cache %s", fields(path=path, error=error.strerror)
-        )
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(written))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 
 from .. import protocol, wire
+from .jobfile import Record
 from .queues import Queue
 
 # Why a running job is to end before its time.
@@ -19,12 +20,15 @@ class Job:
 
     :ivar order: within its queue
     :ivar queue: set by the queues
+    :ivar record: what was submitted, of a few small ones, until the job's thread takes
+        it; None: it is read from the file
     """
 
     __slots__ = (
         "id",
         "order",
         "queue",
+        "record",
         "_lock",
         "_state",
         "_start",
@@ -42,6 +46,7 @@ class Job:
         self.id = job_id
         self.order = order
         self.queue: Queue | None = None
+        self.record: Record | None = None
         # Guards what follows.
         self._lock = threading.Lock()
         self._state = protocol.QUEUED

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .. import protocol, wire
@@ -316,6 +317,10 @@ class Reader:
     def file_size(self) -> int:
         return os.fstat(self._fd).st_size
 
+    def modified(self) -> float:
+        """Return when something was last added to it, in seconds since the epoch."""
+        return os.fstat(self._fd).st_mtime
+
     def record(self) -> Record:
         """Raises StorageError if the first line can't be read."""
         try:
@@ -327,6 +332,12 @@ class Reader:
         if self._record_line is None:
             self._record_line = self._line_at(0)
         return self._record_line
+
+    def record_holds(self, texts: Iterable[bytes]) -> bool:
+        """Tell whether all of some bytes are in the first line. That is had for much
+        less than the record."""
+        line = self._first_line()
+        return all(text in line for text in texts)
 
     def start_line(self) -> bytes | None:
         """Return the second line if it is a start."""

@@ -17,18 +17,23 @@ write the same job.
 
 from __future__ import annotations
 
+import calendar
 import contextlib
+import errno
 import fcntl
+import functools
 import heapq
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from .. import jobid, protocol
+from ..config import DispatcherConfig
 from ..log import fields
-from .disk import Disk, FileGone, StorageError
+from .disk import Disk, FileGone, NoDescriptors, StorageError
 from .jobfile import Reader, Record, Trailer, Writer
 from .recovery import Tail, end_of_cut_off
 
@@ -36,8 +41,17 @@ logger = logging.getLogger(__name__)
 
 LAYOUT = 1
 
-_SUFFIX = ".jsonl"
+LOCK = "lock"
+FORMAT_FILE = "format"
+ACTIVE = "active"
+DONE = "done"
+CORRUPT = "corrupt"
+SUFFIX = ".jsonl"
+_HOUR_FORM = "%Y-%m-%dT%H"
+_HOUR = re.compile("([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2})")
 _NEW = ".new"
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+_AFTER_ALL = "g"  # no job id sorts after this
 
 
 class LogInUse(Exception):
@@ -88,13 +102,15 @@ class JobLog:
         disk: Disk | None = None,
     ) -> None:
         self._directory = directory
-        self._active = os.path.join(directory, "active")
-        self._done = os.path.join(directory, "done")
-        self._corrupt = os.path.join(directory, "corrupt")
+        self._active = os.path.join(directory, ACTIVE)
+        self._done = os.path.join(directory, DONE)
+        self._corrupt = os.path.join(directory, CORRUPT)
         self._max_job_size = max_job_size
         self._reserve = reserve
         self._disk = disk or Disk()
         self._lock = -1
+        self._refusing_since: float | None = None
+        self._last_seen = 0.0
 
     # --- the directory as a whole ---
 
@@ -110,6 +126,8 @@ class JobLog:
             self._check_layout()
             for path in (self._active, self._done, self._corrupt):
                 os.makedirs(path, 0o700, exist_ok=True)
+            # Or a power cut takes the directories, and the jobs in them.
+            self._disk.sync_directory(self._directory)
         except OSError as error:
             self.close()
             raise StorageError(
@@ -119,13 +137,44 @@ class JobLog:
             self.close()
             raise
 
+    def apply(self, config: DispatcherConfig) -> None:
+        """Take over what a new configuration says; for jobs that are new or start."""
+        self._max_job_size = config.max_job_size
+        self._reserve = config.reserve
+
+    @property
+    def done_directory(self) -> str:
+        return self._done
+
+    @property
+    def reserve(self) -> int:
+        """Bytes that must be free for a new job."""
+        return self._reserve
+
+    @property
+    def refusing_since(self) -> float | None:
+        """Since when no new job could be stored, in seconds since the epoch; None: the
+        last one could."""
+        return self._refusing_since
+
+    @property
+    def last_seen(self) -> float:
+        """When a dispatcher before this one was last at work here, in seconds since the
+        epoch; now, if there was none."""
+        return self._last_seen
+
+    def say_seen(self) -> None:
+        """Leave behind that a dispatcher is at work here at this time."""
+        with contextlib.suppress(OSError):
+            os.utime(self._lock)
+
     def close(self) -> None:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
     def _take_lock(self) -> None:
-        path = os.path.join(self._directory, "lock")
+        path = os.path.join(self._directory, LOCK)
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,12 +184,16 @@ class JobLog:
             raise LogInUse(
                 f"{self._directory}: in use by another dispatcher, process {holder}"
             ) from None
+        found = os.fstat(self._lock)
+        self._last_seen = found.st_mtime
         # Not cut first, and of one length: so it can be written on a full disk, too.
         with contextlib.suppress(OSError):
             os.pwrite(self._lock, b"%-10d\n" % os.getpid(), 0)
+            # That a start was tried says nothing of the clock; see say_seen.
+            os.utime(self._lock, ns=(found.st_atime_ns, found.st_mtime_ns))
 
     def _check_layout(self) -> None:
-        path = os.path.join(self._directory, "format")
+        path = os.path.join(self._directory, FORMAT_FILE)
         try:
             with open(path, encoding="ascii") as file:
                 text = file.read().strip()
@@ -150,6 +203,8 @@ class JobLog:
             fd = self._disk.create(path + _NEW)
             try:
                 self._disk.write(fd, b"%d\n" % LAYOUT)
+                # Empty after a power cut, it would be taken for another layout.
+                self._disk.sync(fd)
             finally:
                 os.close(fd)
             self._disk.rename(path + _NEW, path)
@@ -178,14 +233,26 @@ class JobLog:
         :returns: size of its file
         :raises StorageError: if it can't be stored
         """
+        try:
+            self._check_room()
+            size = self._store_record(record)
+        except StorageError:
+            self._refusing_since = self._refusing_since or time.time()
+            raise
+        self._refusing_since = None
+        return size
+
+    def _check_room(self) -> None:
         free = self.free()
         if free < self._reserve:
             raise StorageError(
                 f"{self._directory}: {free} bytes free, "
                 f"{self._reserve} are kept in reserve (limits.reserve)"
             )
+
+    def _store_record(self, record: Record) -> int:
         line = record.encode()
-        new = os.path.join(self._active, f".{record.job_id}{_NEW}")
+        new = f"{self._active}/.{record.job_id}{_NEW}"
         fd = -1
         try:
             fd = self._disk.create(new)
@@ -240,8 +307,9 @@ class JobLog:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise StorageError(f"{error.filename}: {error.strerror}") from None
-        if os.path.exists(os.path.join(self._corrupt, job_id + _SUFFIX)):
+            kind = NoDescriptors if error.errno in _NO_DESCRIPTORS else StorageError
+            raise kind(f"{error.filename}: {error.strerror}") from None
+        if os.path.exists(os.path.join(self._corrupt, job_id + SUFFIX)):
             raise StorageError(f"job {job_id} could not be read and was set aside")
         return None
 
@@ -257,39 +325,48 @@ class JobLog:
             return reader.record()
 
     def _active_path(self, job_id: str) -> str:
-        return os.path.join(self._active, job_id + _SUFFIX)
+        return f"{self._active}/{job_id}{SUFFIX}"
 
     def _done_path(self, job_id: str) -> str:
-        return os.path.join(self._hour(job_id), job_id + _SUFFIX)
+        return f"{self._hour(job_id)}/{job_id}{SUFFIX}"
 
     def _hour(self, job_id: str) -> str:
-        hour = time.strftime("%Y-%m-%dT%H", time.gmtime(jobid.time_of(job_id)))
-        return os.path.join(self._done, hour)
+        return f"{self._done}/{hour_of(job_id)}"
 
     # --- all jobs ---
 
-    def job_ids(self, before: str | None = None) -> Iterator[str]:
-        """Yield the ids of all jobs, newest first.
+    def job_ids(
+        self, before: str | None = None, least: str = "", ended: bool = True
+    ) -> Iterator[str]:
+        """Yield the ids of jobs, newest first.
 
-        :param before: only those older than this id; None: all
+        :param before: only those that sort before this; None: all
+        :param least: only those that don't sort before this
+        :param ended: those that have ended, too
         :raises StorageError: if they can't be listed
         """
+        before = before or _AFTER_ALL
         previous = None
         try:
-            active = _ids_in(self._active)
-            for job_id in heapq.merge(active, self._done_ids(before), reverse=True):
+            active = _ids_in(self._active, before, least)
+            done = self._done_ids(before, least) if ended else ()
+            for job_id in heapq.merge(active, done, reverse=True):
                 # One that moves between the two looks is seen twice.
-                if job_id != previous and (before is None or job_id < before):
+                if job_id != previous:
                     yield job_id
                 previous = job_id
         except OSError as error:
             raise StorageError(f"{error.filename}: {error.strerror}") from None
 
-    def _done_ids(self, before: str | None) -> Iterator[str]:
-        last = None if before is None else os.path.basename(self._hour(before))
+    def _done_ids(self, before: str, least: str) -> Iterator[str]:
+        """A directory is not looked into if it is of an hour in which none of the ids
+        was made."""
         for hour in sorted(os.listdir(self._done), reverse=True):
-            if last is None or hour <= last:
-                yield from _ids_in(os.path.join(self._done, hour))
+            begin = begin_of_hour(hour)
+            if begin is None:
+                continue  # not ours
+            if jobid.least(begin) < before and jobid.least(begin + 3600) > least:
+                yield from _ids_in(os.path.join(self._done, hour), before, least)
 
     # --- after a crash ---
 
@@ -304,7 +381,7 @@ class JobLog:
         """
         try:
             for name in os.listdir(self._active):
-                if name.endswith(_NEW):
+                if is_new(name):
                     os.unlink(os.path.join(self._active, name))
             job_ids = _ids_in(self._active)
         except OSError as error:
@@ -316,6 +393,10 @@ class JobLog:
 
     def _recover_job(self, job_id: str) -> Waiting | Unended | None:
         try:
+            if os.path.lexists(self._done_path(job_id)):
+                # Nothing of ours does that, but a backup that is put back: an end never
+                # changes, and nothing runs twice.
+                raise StorageError(f"job {job_id} has ended and is in {DONE}")
             with Reader(self._active_path(job_id)) as reader:
                 record = reader.record()
                 if record.job_id != job_id:
@@ -378,7 +459,7 @@ class JobLog:
         )
         try:
             os.rename(
-                self._active_path(job_id), os.path.join(self._corrupt, job_id + _SUFFIX)
+                self._active_path(job_id), os.path.join(self._corrupt, job_id + SUFFIX)
             )
         except OSError as failure:
             logger.error(
@@ -386,11 +467,54 @@ class JobLog:
             )
 
 
-def _ids_in(path: str) -> list[str]:
-    """The job ids in a directory, newest first; none if it is no directory."""
+def hour_of(job_id: str) -> str:
+    """Return the name of the directory in ``done`` that a job belongs to."""
+    return _name_of_hour(int(jobid.time_of(job_id)) // 3600)
+
+
+@functools.lru_cache(maxsize=64)
+def _name_of_hour(number: int) -> str:
+    """The name of an hour's directory; hours count from the epoch."""
+    return time.strftime(_HOUR_FORM, time.gmtime(number * 3600))
+
+
+def begin_of_hour(name: str) -> int | None:
+    """Return when the hour of a directory in ``done`` begins, in seconds since the
+    epoch; None if it isn't the name of one."""
+    match = _HOUR.fullmatch(name)
+    if match is None:
+        return None
+    year, month, day, hour = map(int, match.groups())
+    try:
+        # time.strptime would load a module now, which takes a descriptor.
+        begin = calendar.timegm((year, month, day, hour, 0, 0))
+    except ValueError:
+        return None
+    return begin if _name_of_hour(begin // 3600) == name else None
+
+
+def is_new(name: str) -> bool:
+    """Tell whether a file is one that has no name yet."""
+    return (
+        name.startswith(".")
+        and name.endswith(_NEW)
+        and jobid.is_valid(name[1:].removesuffix(_NEW))
+    )
+
+
+def _ids_in(path: str, before: str = _AFTER_ALL, least: str = "") -> list[str]:
+    """The job ids in a directory, newest first; none if it is no directory.
+
+    :param before: only those that sort before this
+    :param least: only those that don't sort before this
+    """
     try:
         names = os.listdir(path)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    ids = (name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))
+    ids = (
+        name.removesuffix(SUFFIX)
+        for name in names
+        if least <= name < before and name.endswith(SUFFIX)
+    )
     return sorted(filter(jobid.is_valid, ids), reverse=True)

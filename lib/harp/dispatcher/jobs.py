@@ -35,7 +35,8 @@ from ..errors import (
 )
 from ..log import fields
 from ..service import reason
-from .disk import FileGone, StorageError
+from .counters import Counters
+from .disk import FileGone, NoDescriptors, StorageError
 from .job import STOP_CANCELLED, STOP_SHUTDOWN, Job
 from .jobfile import Reader, Record, Trailer, Writer
 from .joblog import JobLog, Unended
@@ -44,12 +45,17 @@ from .workers import Workers
 
 logger = logging.getLogger(__name__)
 
-_REPEAT_SECONDS = 86400
+REPEAT_SECONDS = 86400
 """How far the time inside a client's job id may be from ours, either way; no id
 younger than that is ever pruned, so that repeating a call finds it."""
 
 _RETRY_SECONDS = 1.0
 """Between two attempts to store an end for which there was no room."""
+
+_KEPT = 1000
+_KEPT_BYTES = 4096
+"""Of so many jobs, and of records up to so many bytes, the record stays in memory until
+the job starts. That of any other is read from its file again."""
 
 _LAST_SECONDS = 1.0
 """Of the time for a stop: none is tried any more, the threads end."""
@@ -71,6 +77,7 @@ class Jobs:
         self._queues = queues
         self._call = call
         self._workers = Workers(queues, self._run, config.max_running)
+        self.counters = Counters()
         # Guards the rest. Notified when a submission is stored or has failed, and at
         # the stop.
         self._changed = threading.Condition()
@@ -80,16 +87,24 @@ class Jobs:
         self._accepting = False
         self._closing = False
         self._close_by = 0.0
+        self._unstored: dict[str, float] = {}  # ids, since when their end has no room
         self._late: list[threading.Thread] = []  # main thread only
 
     # --- start and stop ---
+
+    def apply(self, config: DispatcherConfig) -> None:
+        """Use another configuration from now on."""
+        self._config = config
+        self._workers.allow(config.max_running)
 
     def recover(self) -> int:
         """Take up what the last run left; return the number of jobs that wait.
 
         :raises StorageError: if the log can't be read
+        :raises OSError: if no thread can be started
         """
         waiting, unended = self._log.recover()
+        self._workers.start()
         with self._changed:
             self._accepting = True
             if waiting:
@@ -119,6 +134,13 @@ class Jobs:
         )
         thread.start()
         self._late.append(thread)
+
+    def join(self, deadline: float) -> None:
+        """Wait until no job runs any more; the queues are closed before.
+
+        :param deadline: on the monotonic clock
+        """
+        self._workers.join(deadline)
 
     def stop(self, deadline: float) -> list[str]:
         """Accept no more submissions, give out no more jobs, and cut off the running
@@ -190,12 +212,23 @@ class Jobs:
         except StorageError as error:
             raise Refusal(STORAGE_ERROR, str(error)) from None
 
-    def ids(self, before: str | None = None) -> Iterator[str]:
-        """Yield the ids of all jobs there are, newest first.
+    def ids(
+        self, before: str | None = None, least: str = "", ended: bool = True
+    ) -> Iterator[str]:
+        """Yield the ids of jobs, newest first. As :meth:`JobLog.job_ids`."""
+        return self._log.job_ids(before, least, ended)
 
-        :param before: only those older than this id; None: all
-        """
-        return self._log.job_ids(before)
+    def unstored(self) -> tuple[int, float | None]:
+        """Return how many jobs there are whose end can't be stored, and since when, in
+        seconds since the epoch; None: there are none."""
+        with self._changed:
+            return len(self._unstored), min(self._unstored.values(), default=None)
+
+    @property
+    def threads_refused_since(self) -> float | None:
+        """Since when no more threads can be started, in seconds since the epoch; None:
+        the last one could."""
+        return self._workers.refused_since
 
     def request_cancel(self, job_id: object) -> Job | bool:
         """Cancel a job.
@@ -205,7 +238,8 @@ class Jobs:
         :raises Refusal: ``storage_error`` if its end can't be stored; it goes on then
         """
         job = self.active(job_id) if jobid.is_valid(job_id) else None
-        if job is None:
+        # One that has ended stays known for a moment, until its file is in its place.
+        if job is None or job.has_ended:
             return False
         if not self._queues.remove(job):
             job.request_stop(STOP_CANCELLED)
@@ -219,6 +253,33 @@ class Jobs:
             job.report_unstored(True)
             raise Refusal(STORAGE_ERROR, str(error)) from None
         return True
+
+    def cancel_queue(self, key: str) -> tuple[int, list[str]]:
+        """Cancel the jobs of a queue: none of them starts any more.
+
+        :param key: canonical text of its name
+        :returns: how many waited, and are cancelled; ids of those that run, and have
+            been told
+        :raises Refusal: ``storage_error`` if an end can't be stored, or the dispatcher
+            stops meanwhile; those that are not cancelled wait on
+        """
+        running, waiting = self._queues.remove_all(key)
+        for number, job in enumerate(waiting):
+            try:
+                if self._closing:
+                    raise StorageError("the dispatcher is stopping")
+                self._end_queued(job)
+            except StorageError as error:
+                for left in waiting[number:]:
+                    self._queues.put_back(left)
+                    # Whoever cancels it as well waits for its end.
+                    left.report_unstored(True)
+                self._workers.grow()
+                text = f"{number} of {len(waiting)} jobs are cancelled: {error}"
+                raise Refusal(STORAGE_ERROR, text) from None
+        for job in running:
+            job.request_stop(STOP_CANCELLED)
+        return len(waiting), [job.id for job in running]
 
     # --- in the jobs' threads ---
 
@@ -249,6 +310,8 @@ class Jobs:
                 return
         if job.unstored:
             job.report_unstored(False)
+            with self._changed:
+                self._unstored.pop(job.id, None)
         try:
             use(writer)
         finally:
@@ -261,8 +324,10 @@ class Jobs:
 
     def _decide_end(self, job: Job, writer: Writer) -> protocol.End | None:
         try:
-            record = self._log.record(job.id)
+            record, job.record = job.record or self._log.record(job.id), None
             waker = wire.Waker()
+        except NoDescriptors as error:
+            return protocol.error_end(OS_ERROR, str(error), protocol.RAN_NO)
         except StorageError as error:
             return protocol.error_end(STORAGE_ERROR, str(error), protocol.RAN_NO)
         except OSError as error:
@@ -301,6 +366,8 @@ class Jobs:
                 "end of a job can't be stored for now %s",
                 fields(job=job.id, error=str(error)),
             )
+            with self._changed:
+                self._unstored[job.id] = time.time()
             job.report_unstored(True)
 
     def _pause(self) -> bool:
@@ -320,6 +387,10 @@ class Jobs:
 
     def _check_size(self, call: protocol.Call) -> None:
         most = self._config.max_arguments
+        whole = wire.encode(protocol.build_call(call))
+        brackets = whole.count(b"[") + whole.count(b"{")
+        if len(whole) <= min(most, _MAX_REST) and brackets <= wire.MAX_DEPTH:
+            return  # as nearly all are; no part of it is larger or deeper
         for name, value in (("arguments", call.arguments), ("info", call.info)):
             wire.check_depth(value, wire.MAX_DEPTH)
             _check_bytes(name, value, most, " (limits.arguments)")
@@ -380,6 +451,8 @@ class Jobs:
             raise Refusal(STORAGE_ERROR, str(error)) from None
         job = Job(job_id, order, size)
         with self._changed:
+            if size <= _KEPT_BYTES and len(self._active) < _KEPT:
+                job.record = record
             self._active[job_id] = job
         logger.info(
             "submitted %s",
@@ -387,6 +460,7 @@ class Jobs:
                 job=job_id, host=call.host, procedure=call.procedure, by=submitted_by
             ),
         )
+        self.counters.count_submitted()
         self._queues.put(job, queue)
         self._workers.grow()
 
@@ -418,6 +492,8 @@ class Jobs:
 
     def _end_queued(self, job: Job) -> None:
         """Raises StorageError if the end can't be stored."""
+        if job.unstored:
+            job.report_unstored(False)  # by an earlier attempt
         size, _, _ = job.progress()
         writer = self._log.writer(job.id, size)
         try:
@@ -429,6 +505,7 @@ class Jobs:
         """Raises StorageError if it can't be stored."""
         _, start, _, packets = job.status()
         writer.finish(end, Trailer(time.time(), start, end.outcome, packets))
+        self.counters.count_ended(end, packets, writer.size)
         job.finish(writer.size, end.outcome)
         self._log.archive(job.id)
         self._forget(job)
@@ -448,6 +525,7 @@ class Jobs:
     def _forget(self, job: Job) -> None:
         with self._changed:
             self._active.pop(job.id, None)
+            self._unstored.pop(job.id, None)
 
 
 # Half of what the daemon allows around the arguments; the rest is for what we add.
@@ -466,7 +544,7 @@ def _client_job_id(value: object) -> str:
     """Check an id that a client made for its call."""
     if not jobid.is_valid(value):
         raise Refusal(INVALID_REQUEST, "job_id is not a UUID of version 7")
-    if abs(jobid.time_of(value) - time.time()) > _REPEAT_SECONDS:
+    if abs(jobid.time_of(value) - time.time()) > REPEAT_SECONDS:
         raise Refusal(
             INVALID_REQUEST,
             "the time inside job_id is more than a day from the dispatcher's",

@@ -1,14 +1,18 @@
-"""The jobs that a panel asks for: by filters, newest first, in bounded time."""
+"""The jobs that a panel asks for: by filters, newest first, in bounded time and size,
+however many there are. No index: the ids tell when they were made, so that only files
+of the right time are looked at, and most of those that don't match are told from their
+bytes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from .. import jobid, protocol, wire
 from ..errors import INVALID_REQUEST, Refusal
 from .disk import StorageError
-from .jobs import Jobs
+from .jobfile import Record
+from .jobs import REPEAT_SECONDS, Jobs
 from .reading import Reading
 
 _SECONDS = 1.0
@@ -16,14 +20,26 @@ _BYTES = 4 * 1024 * 1024
 _DEFAULT_LIMIT = 100
 
 
-def list_jobs(jobs: Jobs, request: protocol.ListJobs) -> dict:
+MaySee = Callable[[Record], bool]
+"""Tells whether whoever asks may know of a job."""
+
+
+def list_jobs(
+    jobs: Jobs,
+    request: protocol.ListJobs,
+    secret_names: Collection[str] = (),
+    may_see: MaySee | None = None,
+) -> dict:
     """Return the reply to ``list_jobs``.
 
+    :param may_see: which jobs there are for the asker; None: all
+    :param secret_names: of arguments to mask beside those that calls name
     :raises Refusal: ``invalid_request`` if it is to go on from what is no job id
     :raises StorageError: if the jobs can't be listed
     """
     deadline = time.monotonic() + _SECONDS
     limit = request.limit or _DEFAULT_LIMIT
+    texts = [wire.encode(text)[:-1] for text in request.texts]
     found: list[dict] = []
     size = 0
     last = None
@@ -34,7 +50,7 @@ def list_jobs(jobs: Jobs, request: protocol.ListJobs) -> dict:
         ):
             return protocol.build_job_list(found, last)
         last = job_id
-        status = _status(jobs, job_id)
+        status = _status(jobs, job_id, request, texts, secret_names, may_see)
         if status is not None and request.matches(status):
             found.append(protocol.cut_arguments(status))
             size += len(wire.encode(found[-1]))
@@ -45,17 +61,40 @@ def _candidates(jobs: Jobs, request: protocol.ListJobs) -> Iterator[str]:
     before = request.before
     if before is not None and not jobid.is_valid(before):
         raise Refusal(INVALID_REQUEST, '"list_jobs.before" is not a job id')
-    if request.ids is None:
-        return jobs.ids(before)
-    ids = sorted(set(filter(jobid.is_valid, request.ids)), reverse=True)
-    return (job_id for job_id in ids if before is None or job_id < before)
+    if request.ids is not None:
+        ids = sorted(set(filter(jobid.is_valid, request.ids)), reverse=True)
+        return (job_id for job_id in ids if before is None or job_id < before)
+    since, until = request.since, request.until
+    if since is None and jobid.is_valid(request.group):
+        # Made for its jobs, and so before them.
+        since = jobid.time_of(request.group)
+    # An id's time is its client's, and may be off by so much from the submission.
+    least = "" if since is None else jobid.least(since - REPEAT_SECONDS)
+    if until is not None:
+        end = jobid.least(until + REPEAT_SECONDS + 1)
+        before = end if before is None else min(before, end)
+    return jobs.ids(before, least, ended=request.state in (None, protocol.DONE))
 
 
-def _status(jobs: Jobs, job_id: str) -> dict | None:
-    """A job's status, None if it is gone or can't be read."""
+def _status(
+    jobs: Jobs,
+    job_id: str,
+    request: protocol.ListJobs,
+    texts: list[bytes],
+    secret_names: Collection[str],
+    may_see: MaySee | None,
+) -> dict | None:
+    """A job's status; None if it is gone, can't be read, or is plainly not wanted or
+    not there for the asker."""
     try:
         job, reader = jobs.open(job_id)
         with reader:
-            return Reading(job, reader).status()
+            if job is not None and request.state not in (None, job.status()[0]):
+                return None
+            if not reader.record_holds(texts):
+                return None
+            if may_see is not None and not may_see(reader.record()):
+                return None
+            return Reading(job, reader).status(secret_names)
     except (Refusal, StorageError):
         return None

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import signal
-import sys
+import threading
 import time
+from collections.abc import Callable
 
-from .. import __version__, log, service, wire
+from .. import wire
 from ..address import Address
-from ..config import DispatcherConfig
+from ..config import ConfigError, DispatcherConfig
+from ..listener import Listener
 from ..log import fields
 from ..server import Server
-from ..service import reason
+from . import options
+from .access import Access
 from .admin import Admin
+from .audit import Audit
 from .call import Caller
-from .disk import StorageError
+from .connecting import Connector
+from .health import Health
 from .hosts import Hosts
-from .joblog import JobLog, LogInUse
+from .joblog import JobLog
 from .jobs import Jobs
+from .orders import Reloading, StopOrders
+from .procedures import Procedures
+from .pruning import Pruning
 from .queues import Queues
 from .requests import Requests
 from .resolver import Resolver
@@ -27,19 +35,22 @@ from .trust import Trust
 logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0  # for threads to end, beyond what they may wait for their peer
-_CLIENT_MODE = 0o660
 _ADMIN_MODE = 0o600
+_GROUP_MODE = 0o660
 _ADMIN_CONNECTIONS = 100
 
 
 class Dispatcher:
     """The parts of a dispatcher.
 
-    :raises ConfigError: if a file that the configuration names can't be used
+    :raises ConfigError: if files that the configuration names can't be used
     """
 
-    def __init__(self, settings: DispatcherConfig, signals: service.Signals) -> None:
+    def __init__(
+        self, settings: DispatcherConfig, stops: StopOrders, reloading: Reloading
+    ) -> None:
         self._settings = settings
+        self._use_files()
         self._log = JobLog(
             settings.stream_directory,
             max_job_size=settings.max_job_size,
@@ -47,15 +58,51 @@ class Dispatcher:
         )
         self._queues = Queues()
         self._hosts = Hosts(settings)
-        caller = Caller(settings, self._hosts, Trust(settings), Resolver())
-        self._jobs = Jobs(settings, self._log, self._queues, caller.run)
-        admin = Admin(
-            self._log, self._queues, self._hosts, self._connections, signals.stop
+        self._connector = Connector(settings, self._hosts, self._trust, Resolver())
+        self._caller = Caller(settings, self._connector)
+        self._jobs = Jobs(settings, self._log, self._queues, self._caller.run)
+        self._pruning = Pruning(self._log, settings)
+        health = Health(
+            self._log,
+            self._queues,
+            self._hosts,
+            self._trust,
+            self._jobs,
+            self._pruning,
+            self._audit,
+            lambda: self._servers,
         )
+        admin = Admin(
+            health,
+            self._hosts,
+            self._queues,
+            self._jobs,
+            self._pruning,
+            stops,
+            reloading,
+        )
+        self._procedures = Procedures(self._connector)
         self._requests = Requests(
-            settings, self._jobs, self._queues, self._hosts, admin
+            settings,
+            self._jobs,
+            self._queues,
+            self._hosts,
+            admin,
+            self._audit,
+            self._procedures,
         )
         self._servers: list[Server] = []
+        self._draining: threading.Thread | None = None
+
+    def _use_files(self) -> None:
+        """Make those parts that something in the configuration may be wrong for."""
+        faults: list[str] = []
+        self._admin_group = _collect(faults, options.admin_group, self._settings)
+        self._trust = _collect(faults, Trust, self._settings)
+        self._access = _collect(faults, Access, self._settings)
+        self._audit = _collect(faults, Audit, self._settings)
+        if faults:
+            raise ConfigError(faults)
 
     def start(self) -> list[str]:
         """Read the hosts, take up the log, let clients in; return where.
@@ -66,30 +113,29 @@ class Dispatcher:
         """
         self._log.open()
         # Bound before any job starts: what can fail, fails first.
-        for address in self._settings.listen:
-            self._listen(address)
+        for listener in self._settings.listen:
+            self._listen(listener)
         self._listen_for_admin()
         self._hosts.start()
         waiting = self._jobs.recover()
         logger.info("log taken up %s", fields(queued=waiting))
+        self._pruning.start()
         for server in self._servers:
             server.start()
         return [str(server.address) for server in self._servers[:-1]]
 
-    def _listen(self, address: Address) -> None:
-        if address.anonymous:
-            logger.warning(
-                "clients need not say who they are: every user of this machine can "
-                "connect %s",
-                fields(address=str(address)),
-            )
+    def _listen(self, listener: Listener) -> None:
+        door = self._access.door(listener)
+        door.warn()
         self._servers.append(
             Server(
-                address,
-                self._requests.serve_client,
+                listener.address,
+                functools.partial(self._requests.serve_client, door),
                 name="client",
                 max_connections=self._settings.max_connections,
-                mode=_CLIENT_MODE,
+                mode=listener.mode,
+                group=options.client_group(listener),
+                gate=door.gate,
             )
         )
 
@@ -100,12 +146,77 @@ class Dispatcher:
                 self._requests.serve_admin,
                 name="admin",
                 max_connections=_ADMIN_CONNECTIONS,
-                mode=_ADMIN_MODE,
+                mode=_ADMIN_MODE if self._admin_group is None else _GROUP_MODE,
+                group=self._admin_group,
             )
         )
 
-    def _connections(self) -> int:
-        return sum(server.connections for server in self._servers)
+    def discard(self) -> None:
+        """To be called instead of :meth:`start` and :meth:`stop`."""
+        self._requests.close()
+
+    def interrupt_start(self) -> None:
+        """Make :meth:`start` come to its end soon; no job runs then. From another
+        thread; :meth:`stop` is still to be called, when it has."""
+        self._queues.close()
+        self._hosts.stop()
+
+    # --- while it serves ---
+
+    def apply(self, config: DispatcherConfig) -> None:
+        """Go on with another configuration. What it says of the addresses and the
+        job log's directory is for the next start.
+
+        :raises ConfigError: if it can't be used; all stays as it was
+        """
+        # What can fail, fails before anything is changed.
+        faults: list[str] = []
+        prepared = [
+            (part, _collect(faults, part.prepare, config))
+            for part in (self._trust, self._access, self._audit)
+        ]
+        if faults:
+            raise ConfigError(faults)
+        for part, found in prepared:
+            part.apply(found)
+        self._settings = config
+        for part in (
+            self._log,
+            self._hosts,
+            self._connector,
+            self._caller,
+            self._jobs,
+            self._pruning,
+            self._requests,
+        ):
+            part.apply(config)
+        for server in self._servers[:-1]:
+            server.allow(config.max_connections)
+
+    def running(self) -> int:
+        """Return how many jobs run."""
+        return self._queues.counts()[1]
+
+    def drain(self, drained: Callable[[], None]) -> None:
+        """Start no job any more; those that run go on, and calls are still accepted.
+
+        :param drained: called from another thread when none runs any more
+        """
+        self._queues.close()
+
+        def wait() -> None:
+            self._jobs.join(time.monotonic() + threading.TIMEOUT_MAX / 2)
+            drained()
+
+        self._draining = threading.Thread(target=wait, name="drain", daemon=True)
+        self._draining.start()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether no job runs any more after :meth:`drain`."""
+        return self._draining is not None and self.running() == 0
+
+    # --- stop ---
 
     def stop(self) -> None:
         """Stop in this order: no new clients and calls; no job leaves its queue;
@@ -115,11 +226,13 @@ class Dispatcher:
             server.stop_accepting()
         deadline = time.monotonic() + self._settings.cancel_grace + _STOP_SECONDS
         stuck = self._jobs.stop(deadline)
+        self._pruning.stop()
+        self._hosts.stop()
         self._requests.stop()
         deadline = time.monotonic() + wire.DISCARD_SECONDS + _STOP_SECONDS
         for server in self._servers:
             stuck += server.join(deadline)
-        self._hosts.stop()
+        self._procedures.stop()
         if stuck:
             logger.error("threads don't end %s", fields(threads=stuck))
         else:
@@ -127,30 +240,9 @@ class Dispatcher:
         self._log.close()
 
 
-def run(settings: DispatcherConfig) -> int:
-    """Run the dispatcher in the foreground; return the exit status."""
-    log.to_stderr()
-    service.raise_descriptor_limit()
-    with service.Signals() as signals:
-        dispatcher = Dispatcher(settings, signals)
-        try:
-            addresses = dispatcher.start()
-            logger.info("serving %s", fields(version=__version__, addresses=addresses))
-            service.notify(READY="1", X_HARP_ADDRESS=" ".join(addresses))
-            _wait_for_stop(signals)
-            service.notify(STOPPING="1")
-        except (LogInUse, StorageError, OSError) as error:
-            text = reason(error) if isinstance(error, OSError) else error
-            print(f"harpcallerd: {text}", file=sys.stderr)
-            return 1
-        finally:
-            dispatcher.stop()
-    logger.info("stopped")
-    return 0
-
-
-def _wait_for_stop(signals: service.Signals) -> None:
-    while (number := signals.wait()) == signal.SIGHUP:
-        logger.warning("nothing is reloaded, restart to apply a change")
-    logger.info("stopping %s", fields(signal=number.name))
-
+def _collect(faults: list[str], make: Callable, config: DispatcherConfig):
+    try:
+        return make(config)
+    except ConfigError as error:
+        faults += error.faults
+        return None

@@ -4,6 +4,7 @@ the job as long as it hasn't ended."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from .. import protocol
@@ -80,9 +81,10 @@ class Reading:
             return extent.until
         return self.reader.packet_offset(number, extent.begin, extent.until)
 
-    def status(self) -> dict:
+    def status(self, secret_names: Collection[str] = ()) -> dict:
         """Return the reply to ``get_status``.
 
+        :param secret_names: of arguments to mask beside those that the call names
         :raises StorageError: if the file isn't what it should be
         """
         record = self.reader.record()
@@ -105,4 +107,5 @@ class Reading:
             timeout=record.timeout,
             max_exec_time=record.max_exec_time,
             submitted_by=record.submitted_by,
+            secret_names=secret_names,
         )

@@ -29,7 +29,9 @@ class Tail:
         self.end: protocol.End | None = None
         self.trailer: Trailer | None = None
         start_line = reader.start_line() or b""
-        if start_line.endswith(b"\n"):
+        # Half a one was not synced, so the request was not sent; a whole one was.
+        self._has_start_line = start_line.endswith(b"\n")
+        if self._has_start_line:
             self.start = decode_start(start_line)
         stream = reader.stream_offset()
         if self.start is None:
@@ -42,7 +44,7 @@ class Tail:
     @property
     def has_started(self) -> bool:
         """Whether the request may have been sent."""
-        return self.start is not None or self.packets > 0 or self.end is not None
+        return self._has_start_line or self.packets > 0 or self.end is not None
 
     def _look_back(self, reader: Reader, stream: int, size: int) -> None:
         if size > stream and reader.read(size - 1, size) != b"\n":

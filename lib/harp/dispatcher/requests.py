@@ -5,23 +5,34 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pwd
 import socket
-import struct
 import time
 
 from .. import protocol, wire
 from ..config import DispatcherConfig
-from ..errors import INVALID_REQUEST, OVERLOADED, SHUTDOWN, STORAGE_ERROR, Refusal
+from ..errors import (
+    INVALID_JOBID,
+    INVALID_REQUEST,
+    OVERLOADED,
+    SHUTDOWN,
+    STORAGE_ERROR,
+    Refusal,
+)
 from ..log import fields
 from ..protocol.admin import ADMIN_PARSERS
+from ..protocol.queueadmin import CancelQueue
 from ..service import reason
+from .access import Administrator, Door, Guest
 from .admin import Admin
+from .audit import Audit
 from .disk import StorageError
+from .explain import Explaining
 from .hosts import Hosts
 from .job import Job
+from .jobfile import Reader, Record
 from .jobs import Jobs
 from .listing import list_jobs
+from .procedures import Procedures
 from .queues import Queues
 from .reading import Extent, Reading
 
@@ -33,13 +44,13 @@ _UNSENT = 64 * 1024
 """What the kernel may hold for a client that is slow to read, beside what is under way.
 By itself it takes megabytes, and asks for more only when much of that has gone."""
 
-_PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (unix(7), SO_PEERCRED)
-
 
 class Requests:
     """Serves clients.
 
     :param admin: what the admin socket can do more
+    :param audit: where calls and cancels are noted
+    :param procedures: asks hosts what they offer
     """
 
     def __init__(
@@ -49,22 +60,35 @@ class Requests:
         queues: Queues,
         hosts: Hosts,
         admin: Admin,
+        audit: Audit,
+        procedures: Procedures,
     ) -> None:
         self._config = config
         self._jobs = jobs
         self._queues = queues
         self._hosts = hosts
         self._admin = admin
+        self._audit = audit
+        self._procedures = procedures
+        self._explaining = Explaining(jobs, queues, lambda: self._config.max_running)
         self._stopping = False
         self._stop = wire.Waker()
-        # A call carries arguments and info, each of the limit's size.
-        self._max_line = 2 * config.max_arguments + wire.WRAPPING_BYTES
 
-    def serve_client(self, sock: socket.socket, address: object) -> None:
-        self._serve(sock, is_admin=False)
+    def apply(self, config: DispatcherConfig) -> None:
+        """Use another configuration from now on; what is said of a line's length, for
+        new connections."""
+        self._config = config
+
+    @property
+    def _max_line(self) -> int:
+        # A call carries arguments and info, each of the limit's size.
+        return 2 * self._config.max_arguments + wire.WRAPPING_BYTES
+
+    def serve_client(self, door: Door, sock: socket.socket, address: object) -> None:
+        self._serve(sock, door.guest(sock, address))
 
     def serve_admin(self, sock: socket.socket, address: object) -> None:
-        self._serve(sock, is_admin=True)
+        self._serve(sock, Administrator(sock))
 
     def stop(self) -> None:
         """Make all connections end: those that wait for a job are told why."""
@@ -75,19 +99,21 @@ class Requests:
         """To be called when the connections' threads have ended."""
         self._stop.close()
 
-    def _serve(self, sock: socket.socket, is_admin: bool) -> None:
+    def _serve(self, sock: socket.socket, guest: Guest) -> None:
         try:
             waker = wire.Waker()
         except OSError as error:
             # Out of descriptors: there was one left for this socket, and no more.
             message = protocol.build_refusal(OVERLOADED, reason(error))
-            with contextlib.suppress(OSError):
-                sock.sendall(wire.encode(message))
+            if not guest.speaks_tls:
+                with contextlib.suppress(OSError):
+                    sock.sendall(wire.encode(message))
             return
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
-        connection = wire.Connection(sock, self._max_line, (self._stop, waker))
-        client = _Client(self, connection, waker, _peer_user(sock), is_admin)
+        wakers = (self._stop, waker, *guest.wakers)
+        connection = wire.Connection(sock, self._max_line, wakers)
+        client = _Client(self, connection, waker, guest)
         try:
             client.serve()
         except (OSError, wire.EndOfStream, wire.DeadlineExceeded, wire.Woken):
@@ -105,39 +131,60 @@ class _Client:
         requests: Requests,
         connection: wire.Connection,
         waker: wire.Waker,
-        user: str | None,
-        is_admin: bool,
+        guest: Guest,
     ) -> None:
         self._requests = requests
-        self._config = requests._config
         self._jobs = requests._jobs
         self._connection = connection
         self._waker = waker
-        self._user = user
+        self._guest = guest
+        is_admin = isinstance(guest, Administrator)
         self._more_operations = ADMIN_PARSERS if is_admin else None
         self._within_line = False  # what was sent last ends in the middle of a line
 
+    @property
+    def _config(self) -> DispatcherConfig:
+        return self._requests._config
+
     def serve(self) -> None:
+        try:
+            if self._guest.enter(self._connection):
+                self._serve_requests()
+        except Refusal as refusal:
+            self._refuse_last(refusal)
+        except wire.Woken:
+            # Either we stop, or this one has to give way to others.
+            refusal = self._guest.refusal_of_displaced()
+            if refusal is not None:
+                self._connection.send_some(_refusal_line(refusal))
+
+    def _serve_requests(self) -> None:
         line = self._next_request(is_first=True)
         while line is not None:
             try:
                 message = wire.decode(line)
+                self._guest.identify(message, self._connection)
                 request = protocol.parse_request(message, self._more_operations)
-                if (operation := _OPERATIONS.get(type(request))) is not None:
-                    operation(self, request)
-                else:
-                    self._reply(self._requests._admin.answer(request))
+                self._carry_out(request)
             except Refusal as refusal:
+                if refusal.closes or not self._guest.is_known:
+                    raise
                 self._refuse(refusal)
-                if refusal.closes:
-                    self._connection.close_after_reading()
-                    return
             except StorageError as error:
                 logger.error("job can't be read %s", fields(error=str(error)))
                 if self._within_line:
                     return
                 self._refuse(Refusal(STORAGE_ERROR, str(error)))
             line = self._next_request(is_first=False)
+
+    def _carry_out(self, request) -> None:
+        # Calls and cancels are checked where their refusal is noted, too.
+        if not isinstance(request, (protocol.Call, protocol.Cancel)):
+            self._guest.check(request)
+        if (operation := _OPERATIONS.get(type(request))) is not None:
+            operation(self, request)
+        else:
+            self._reply(self._administer(request))
 
     def _next_request(self, is_first: bool) -> bytes | None:
         """The next line; None if no more is to come, and the client has been told."""
@@ -157,18 +204,36 @@ class _Client:
             if not end.partial:
                 return None
             fault = Refusal(INVALID_REQUEST, "incomplete request: no newline")
-        self._refuse(fault)
-        self._connection.close_after_reading()
+        self._refuse_last(fault)
         return None
+
+    def _administer(self, request) -> dict:
+        def answer() -> dict:
+            return self._requests._admin.answer(request, self._guest.user)
+
+        if isinstance(request, CancelQueue):
+            audit = self._requests._audit
+            return audit.cancel_queue(self._guest, request.name, answer)
+        return answer()
 
     # --- operations ---
 
     def _call(self, request: protocol.Call) -> None:
-        job_id = self._jobs.submit(request, self._user)
+        def submit() -> str:
+            self._guest.check(request)
+            return self._jobs.submit(request, self._guest.user)
+
+        job_id = self._requests._audit.call(self._guest, request, submit)
         self._reply(protocol.build_job_id(job_id))
 
     def _cancel(self, request: protocol.Cancel) -> None:
-        job = self._jobs.request_cancel(request.job_id)
+        def cancel() -> Job | bool:
+            self._guest.check(request)
+            return self._exists(request.job_id) and self._jobs.request_cancel(
+                request.job_id
+            )
+
+        job = self._requests._audit.cancel(self._guest, request, cancel)
         if isinstance(job, bool):
             self._reply(protocol.build_cancelled(job))
             return
@@ -180,7 +245,7 @@ class _Client:
         self._reply(protocol.build_cancelled(outcome == protocol.CANCELLED))
 
     def _get_result(self, request: protocol.GetResult) -> None:
-        job, reader = self._jobs.open(request.job_id)
+        job, reader = self._open(request.job_id)
         with reader:
             reading = Reading(job, reader)
             while (extent := reading.extent()).trailer is None:
@@ -191,12 +256,12 @@ class _Client:
             self._send_range(reading, extent.until, extent.trailer_offset)
 
     def _get_status(self, request: protocol.GetStatus) -> None:
-        job, reader = self._jobs.open(request.job_id)
+        job, reader = self._open(request.job_id)
         with reader:
-            self._reply(Reading(job, reader).status())
+            self._reply(Reading(job, reader).status(self._config.secret_arguments))
 
     def _follow_stream(self, request: protocol.FollowStream) -> None:
-        job, reader = self._jobs.open(request.job_id)
+        job, reader = self._open(request.job_id)
         with reader:
             reading = Reading(job, reader)
             extent = reading.extent()
@@ -215,7 +280,7 @@ class _Client:
                 extent = reading.extent()
 
     def _read_stream(self, request: protocol.ReadStream) -> None:
-        job, reader = self._jobs.open(request.job_id)
+        job, reader = self._open(request.job_id)
         with reader:
             reading = Reading(job, reader)
             extent = reading.extent()
@@ -234,12 +299,29 @@ class _Client:
                 self._send_range(reading, extent.until, extent.trailer_offset)
 
     def _list_jobs(self, request: protocol.ListJobs) -> None:
-        self._reply(list_jobs(self._jobs, request))
+        may_see = self._may_see if self._guest.rights.are_limited else None
+        if self._guest.rights.own_jobs:
+            request = request.only_of(self._guest.user)
+        secret_names = self._config.secret_arguments
+        self._reply(list_jobs(self._jobs, request, secret_names, may_see))
+
+    def _explain(self, request: protocol.Explain) -> None:
+        job, reader = self._open(request.job_id)
+        with reader:
+            self._reply(self._requests._explaining.explain(job, reader, self._may_see))
+
+    def _list_procedures(self, request: protocol.ListHostProcedures) -> None:
+        reply = self._requests._procedures.ask(request.host, self._waker, self._wait)
+        if self._guest.rights.are_limited:
+            allowed = self._guest.rights.allow_procedure
+            reply = protocol.keep_procedures(reply, allowed)
+        self._reply(reply)
 
     def _list_queues(self, request: protocol.ListQueues) -> None:
         queues = [
             protocol.build_queue_entry(wire.decode(key.encode()), *rest)
             for key, *rest in self._requests._queues.states()
+            if self._guest.rights.allow_queue(key)
         ]
         self._reply(protocol.build_queue_list(queues))
 
@@ -247,8 +329,48 @@ class _Client:
         hosts = [
             protocol.build_host_entry(host.hostname, host.address, host.port)
             for host in self._requests._hosts.all()
+            if self._guest.rights.allow_host(host.hostname)
         ]
         self._reply(protocol.build_host_list(hosts))
+
+    # --- which jobs there are ---
+
+    def _open(self, job_id: object) -> tuple[Job | None, Reader]:
+        """Return a job and its file, as :meth:`Jobs.open`: one that this client may
+        know of."""
+        job, reader = self._jobs.open(job_id)
+        if not self._guest.rights.are_limited:
+            return job, reader
+        try:
+            if self._may_see(reader.record()):
+                return job, reader
+        except BaseException:
+            reader.close()
+            raise
+        reader.close()
+        raise Refusal(INVALID_JOBID, f"there is no job {job_id}")
+
+    def _may_see(self, record: Record) -> bool:
+        """Tell whether this client may know of a job."""
+        queue = record.call.queue
+        return self._guest.sees(
+            record.call.host,
+            record.call.procedure,
+            queue and queue.name,
+            record.submitted_by,
+        )
+
+    def _exists(self, job_id: object) -> bool:
+        """Tell whether this client may know of a job."""
+        if not self._guest.rights.are_limited:
+            return True
+        try:
+            self._open(job_id)[1].close()
+        except Refusal as refusal:
+            if refusal.type != INVALID_JOBID:
+                raise
+            return False
+        return True
 
     # --- replies ---
 
@@ -256,7 +378,12 @@ class _Client:
         self._send(wire.encode(message))
 
     def _refuse(self, refusal: Refusal) -> None:
-        self._reply(protocol.build_refusal(refusal.type, refusal.message))
+        self._jobs.counters.count_refused(refusal.type)
+        self._send(_refusal_line(refusal))
+
+    def _refuse_last(self, refusal: Refusal) -> None:
+        self._refuse(refusal)
+        self._connection.close_after_reading()
 
     def _send_range(self, reading: Reading, begin: int, end: int) -> None:
         while begin < end:
@@ -283,14 +410,20 @@ class _Client:
             return
         try:
             # News that came before the stop, an end above all, is not withheld.
-            if self._requests._stopping:
-                raise Refusal(
-                    SHUTDOWN, "the dispatcher stops; ask again later", closes=True
-                )
-            self._connection.wait_until_woken(None)
+            self._wait()
         finally:
             job.unwatch(self._waker)
             self._waker.clear()
+
+    def _wait(self) -> None:
+        """Wait for the waker, or until the client leaves, and clear it. Errors as for
+        :meth:`_wait_for_news`."""
+        if self._requests._stopping:
+            raise Refusal(
+                SHUTDOWN, "the dispatcher stops; ask again later", closes=True
+            )
+        self._connection.wait_until_woken(None)
+        self._waker.clear()
 
 
 _OPERATIONS = {
@@ -303,6 +436,8 @@ _OPERATIONS = {
     protocol.ListJobs: _Client._list_jobs,
     protocol.ListQueues: _Client._list_queues,
     protocol.ListHosts: _Client._list_hosts,
+    protocol.ListHostProcedures: _Client._list_procedures,
+    protocol.Explain: _Client._explain,
 }
 
 
@@ -312,15 +447,5 @@ def _first_wanted(request, extent: Extent) -> int:
     return max(0, extent.packets - request.recent)
 
 
-def _peer_user(sock: socket.socket) -> str | None:
-    """The name of the system user at the other end of a Unix socket."""
-    if sock.family != socket.AF_UNIX:
-        return None
-    data = sock.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size
-    )
-    _, uid, _ = _PEER_CREDENTIALS.unpack(data)
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+def _refusal_line(refusal: Refusal) -> bytes:
+    return wire.encode(protocol.build_refusal(refusal.type, refusal.message))

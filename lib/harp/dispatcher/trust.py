@@ -1,23 +1,49 @@
-"""Whether a host is who it should be. The first of these that speaks of a host decides
-alone: the fingerprint in its registry line; its lines in ``known_certs_file``;
-``ca_file`` with the host's name. Where none does, the host is not spoken to, unless
-the configuration says ``verify = "none"`` in so many words."""
+"""Whether a host is who it should be (doc/hosts.rst, "Trust"). The first of these that
+speaks of a host decides alone: the fingerprint in its registry line; its lines in
+``known_certs_file``; ``ca_file`` with the host's name. Where none does, the host is not
+spoken to, unless the configuration says ``verify = "none"`` in so many words."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import logging
 import os
 import ssl
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 
+from .. import certificate, wire
 from ..config import ConfigError, DispatcherConfig
-from ..errors import Refusal
 from ..log import fields
 from ..wire import Connection
-from .hosts import Host, parse_fingerprint
+from . import knowncerts
+from .hostlines import Host
 
 logger = logging.getLogger(__name__)
+
+_DAY = 86400.0
+_SECOND_LOOK_SECONDS = 5.0
+_VERIFY_CODES = {  # of OpenSSL, x509_vfy.h
+    9: "it is not valid yet",
+    10: "it, or its authority's, has expired",
+    18: "it is signed by itself, and not in that file",
+    19: "the authority that signed it is not in that file",
+    20: "the authority that signed it is not in that file",
+    21: "the authority that signed it is not in that file",
+    62: "it is for another name",
+    64: "it is for another address",
+}
+_NO_TLS = "doesn't speak TLS"
+_HANDSHAKE_FAULTS = {  # OpenSSL's reasons, as people say it
+    "WRONG_VERSION_NUMBER": _NO_TLS,
+    "RECORD_LAYER_FAILURE": _NO_TLS,
+    "PACKET_LENGTH_TOO_LONG": _NO_TLS,
+    "HTTP_REQUEST": _NO_TLS,
+    "UNSUPPORTED_PROTOCOL": "speaks no TLS from version 1.2 on",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "speaks no TLS from version 1.2 on",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "refuses the TLS handshake",
+}
 
 
 class NotTrusted(Exception):
@@ -28,29 +54,32 @@ class NotTrusted(Exception):
 class Trust:
     """Does the TLS handshake with hosts and verifies them. Called from any thread.
 
+    :param now: tells the time, seconds since the epoch
     :raises ConfigError: if one of the files can't be used
     """
 
-    def __init__(self, config: DispatcherConfig) -> None:
-        self._unverified_is_fine = config.verify == "none"
-        self._known_certs_file = config.known_certs_file
-        # Replaced as a whole when the file has changed, with its stamp.
-        self._known_certs: tuple[object, Mapping[str, frozenset[str]]] = (None, {})
-        try:
-            self._read_known_certs()
-        except OSError as error:
-            raise ConfigError([f"{error.filename}: {error.strerror}"]) from None
-        # The certificate is compared after the handshake, before a byte is sent.
-        self._pinning = _context()
-        self._pinning.check_hostname = False
-        self._pinning.verify_mode = ssl.CERT_NONE
-        self._verifying: ssl.SSLContext | None = None
-        if config.ca_file is not None:
-            self._verifying = _context()
-            try:
-                self._verifying.load_verify_locations(config.ca_file)
-            except (OSError, ssl.SSLError) as error:
-                raise ConfigError([f"{config.ca_file}: {_text(error)}"]) from None
+    def __init__(
+        self, config: DispatcherConfig, now: Callable[[], float] = time.time
+    ) -> None:
+        self._files = TrustFiles(config)
+        self._unverified = unverified_context()
+        self._expiry = _Expiry(now)
+
+    def prepare(self, config: DispatcherConfig) -> TrustFiles:
+        """Read the files that another configuration names, and change nothing.
+
+        :raises ConfigError: if one can't be used
+        """
+        return TrustFiles(config)
+
+    def apply(self, files: TrustFiles) -> None:
+        """Go by other files from now on."""
+        self._files = files
+
+    def expiring(self) -> dict[str, float]:
+        """Return hosts whose certificates are about to expire or have expired, and when
+        (seconds since the epoch), as far as they were called lately."""
+        return self._expiry.found()
 
     def start_tls(self, connection: Connection, host: Host, deadline: float) -> None:
         """Do the handshake. When this returns, the host is the right one.
@@ -61,87 +90,251 @@ class Trust:
         :raises DeadlineExceeded: if it takes too long
         :raises Woken: if one of the connection's wakers was set
         """
-        pins = self._pins(host)
+        files = self._files
+        source, pins = files.pins(host)
         if pins:
-            connection.start_tls(self._pinning, None, deadline)
-            _check_pin(connection, host, pins)
-        elif self._verifying is not None:
-            self._verify(connection, host, deadline)
-        elif self._unverified_is_fine:
-            connection.start_tls(self._pinning, None, deadline)
+            connection.start_tls(self._unverified, None, deadline)
+            _check_pin(connection, host, source, pins)
+        elif files.config.ca_file is not None:
+            self._verify(connection, host, files, deadline)
+        elif files.config.verify == "none":
+            connection.start_tls(self._unverified, None, deadline)
         else:
             raise NotTrusted(
                 f"nothing vouches for host {host.hostname}: no cert_sha256 in the "
-                "registry, no line in trust.known_certs_file, no trust.ca_file"
+                "registry, no line in trust.known_certs_file, no trust.ca_file; "
+                f"harpcallerd trust {host.hostname} shows what it presents"
             )
+        self._expiry.look(
+            host, connection, files.config.expiry_warning, is_pinned=bool(pins)
+        )
 
-    def _verify(self, connection: Connection, host: Host, deadline: float) -> None:
+    def _verify(
+        self, connection: Connection, host: Host, files: TrustFiles, deadline: float
+    ) -> None:
+        peer = connection.sock.family, connection.sock.getpeername()
         try:
-            connection.start_tls(self._verifying, host.tls_name, deadline)
+            connection.start_tls(files.authorities(), host.tls_name, deadline)
         except ssl.SSLCertVerificationError as error:
+            reason = _VERIFY_CODES.get(error.verify_code, error.verify_message)
+            path = files.config.ca_file
+            shown = self._presented(peer, connection.wakers, deadline)
             raise NotTrusted(
-                f"certificate of host {host.hostname} is not one for {host.tls_name} "
-                f"from trust.ca_file: {error.verify_message}"
+                f"host {host.hostname} presented {shown}; expected was one for "
+                f"{host.tls_name} by an authority in {path} (trust.ca_file): {reason}"
             ) from None
         except ssl.SSLError as error:
             if error.errno is None:  # not of the peer: the name can't be asked for
                 raise NotTrusted(f"tls_name of host {host.hostname}: {error}") from None
             raise
 
-    def _pins(self, host: Host) -> frozenset[str]:
+    def _presented(
+        self, peer: tuple, wakers: tuple[wire.Waker, ...], deadline: float
+    ) -> str:
+        """Say what a host presents. ``ssl`` doesn't tell it of a certificate that it
+        has refused, so the host is connected to once more, and sent nothing."""
+        deadline = min(deadline, time.monotonic() + _SECOND_LOOK_SECONDS)
+        try:
+            with contextlib.closing(wire.connect(*peer, 0, deadline, wakers)) as second:
+                second.start_tls(self._unverified, None, deadline)
+                return certificate.describe(_certificate_of(second))
+        except (OSError, wire.DeadlineExceeded):
+            return "a certificate that is not trusted"
+
+
+class TrustFiles:
+    """The files that tell whom to trust, read again when they change. One that can't be
+    read any more is logged, and what it held before counts.
+
+    :ivar config: the configuration that names them
+    :raises ConfigError: if one can't be used
+    """
+
+    def __init__(self, config: DispatcherConfig) -> None:
+        self.config = config
+        self._known = _Watched(config.known_certs_file, _read_known_certs, {})
+        self._authorities = _Watched(config.ca_file, _read_authorities, None)
+
+    def pins(self, host: Host) -> tuple[str, frozenset[str]]:
+        """Return the fingerprints of which a host must present one, and where they
+        stand; none if it isn't pinned."""
         if host.cert_sha256 is not None:
-            return frozenset((host.cert_sha256,))
+            return "cert_sha256 in the registry", frozenset((host.cert_sha256,))
+        known = self._known.content()
+        return "trust.known_certs_file", known.get(host.hostname, frozenset())
+
+    def authorities(self) -> ssl.SSLContext:
+        """Return a context that verifies hosts by ``ca_file``, which is configured."""
+        return self._authorities.content()
+
+
+class _Watched:
+    """What a file holds, as ``read`` returns it; ``nothing`` if there is no file to
+    read. From any thread: two that find a change read it both."""
+
+    def __init__(self, path: str | None, read: Callable, nothing: object) -> None:
+        self._path = path
+        self._read = read
+        self._found = (None, nothing)  # replaced as a whole: stamp and content
+        if path is not None:
+            try:
+                self._found = self._stamp(), read(path)
+            except OSError as error:
+                raise ConfigError([f"{path}: {_text(error)}"]) from None
+
+    def content(self):
+        if self._path is None:
+            return self._found[1]
+        before, content = self._found
         try:
-            known = self._read_known_certs()
+            if (stamp := self._stamp()) == before:
+                return content
         except OSError as error:
-            logger.error(
-                "known certificates can't be read, those of before count %s",
-                fields(path=error.filename, error=error.strerror),
-            )
-            _, known = self._known_certs
-        return known.get(host.hostname, frozenset())
+            stamp = error.errno  # told once, as any other state of it
+            if stamp != before:
+                self._complain(error)
+        else:
+            try:
+                content = self._read(self._path)
+                logger.info("read again %s", fields(path=self._path))
+            except OSError as error:
+                self._complain(error)
+        self._found = stamp, content
+        return content
 
-    def _read_known_certs(self) -> Mapping[str, frozenset[str]]:
-        path = self._known_certs_file
-        if path is None:
-            return {}
-        found = os.stat(path)
-        stamp = found.st_ino, found.st_size, found.st_mtime_ns
-        before, known = self._known_certs
-        if stamp != before:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                known = _parse_known_certs(file.read(), path)
-            self._known_certs = stamp, known
-        return known
+    def _stamp(self) -> object:
+        found = os.stat(self._path)
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _complain(self, error: OSError) -> None:
+        logger.error(
+            "file can't be read, what it held before counts %s",
+            fields(path=self._path, error=_text(error)),
+        )
 
 
-def _parse_known_certs(text: str, path: str) -> dict[str, frozenset[str]]:
-    known: dict[str, frozenset[str]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
+class _Expiry:
+    """Looks when certificates end, and warns once a day for each host."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        # Guards the rest.
+        self._lock = threading.Lock()
+        self._fine: dict[str, float] = {}  # host to when to look again
+        self._ends: dict[str, float] = {}  # host to its certificate's end that nears
+        self._told: dict[str, float] = {}  # host to when its end was last logged
+
+    def found(self) -> dict[str, float]:
+        with self._lock:
+            return dict(self._ends)
+
+    def look(
+        self, host: Host, connection: Connection, warning: float, is_pinned: bool
+    ) -> None:
+        """Look at the certificate of a host that is trusted.
+
+        :param warning: seconds before its end from which on to warn
+        """
+        now = self._now()
+        # Fine ones are looked at once a day, because it takes a while; those that end
+        # at each call, so that a new one is noticed.
+        with self._lock:
+            if now < self._fine.get(host.hostname, 0.0) <= now + _DAY:
+                return
         try:
-            hostname, fingerprint = words
-            pin = parse_fingerprint(fingerprint)
-        except (ValueError, Refusal):
+            seen = certificate.parse_certificate(_certificate_of(connection))
+        except ValueError:
+            return  # ssl could read it, and decided
+        if self._is_to_be_told(host.hostname, seen.not_after, now, warning):
+            logger.warning(
+                "%s %s",
+                _ending(seen.not_after > now, is_pinned),
+                fields(
+                    host=host.hostname,
+                    ends=certificate.date(seen.not_after),
+                    subject=seen.subject,
+                    sha256=seen.sha256,
+                ),
+            )
+
+    def _is_to_be_told(
+        self, hostname: str, end: float, now: float, warning: float
+    ) -> bool:
+        with self._lock:
+            if end - now > warning:
+                self._fine[hostname] = now + min(_DAY, end - now - warning)
+                self._ends.pop(hostname, None)
+                self._told.pop(hostname, None)
+                return False
+            self._fine.pop(hostname, None)
+            self._ends[hostname] = end
+            if abs(now - self._told.get(hostname, -_DAY)) < _DAY:
+                return False
+            self._told[hostname] = now
+            return True
+
+
+def _ending(is_valid: bool, is_pinned: bool) -> str:
+    if is_valid:
+        return "certificate is about to expire"
+    if is_pinned:
+        return "certificate has expired, and is trusted because it is pinned"
+    return "certificate has expired"
+
+
+def handshake_fault(error: ssl.SSLError) -> str:
+    """Say why a handshake failed, as far as it isn't about trust."""
+    code = error.reason or ""
+    return _HANDSHAKE_FAULTS.get(code) or f"TLS: {code or error}"
+
+
+def unverified_context() -> ssl.SSLContext:
+    """Return a context that verifies nothing: whoever uses it looks at the certificate
+    after the handshake, before a byte is sent."""
+    context = _context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _read_authorities(path: str) -> ssl.SSLContext:
+    context = _context()
+    context.load_verify_locations(path)
+    return context
+
+
+def _read_known_certs(path: str) -> Mapping[str, frozenset[str]]:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        lines = file.read().split("\n")
+    known: dict[str, frozenset[str]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            found = knowncerts.parse_line(line)
+        except ValueError as error:
             logger.warning(
                 "line of the known certificates is skipped %s",
-                fields(path=path, line=number, expected="HOSTNAME FINGERPRINT"),
+                fields(path=path, line=number, reason=str(error)),
             )
             continue
-        known[hostname] = known.get(hostname, frozenset()) | {pin}
+        if found is not None:
+            pins = known.get(found.hostname, frozenset())
+            known[found.hostname] = pins | {found.sha256}
     return known
 
 
-def _check_pin(connection: Connection, host: Host, pins: frozenset[str]) -> None:
-    certificate = connection.sock.getpeercert(binary_form=True) or b""
-    presented = hashlib.sha256(certificate).hexdigest()
-    if presented not in pins:
+def _check_pin(
+    connection: Connection, host: Host, source: str, pins: frozenset[str]
+) -> None:
+    presented = _certificate_of(connection)
+    if certificate.fingerprint(presented) not in pins:
         raise NotTrusted(
-            f"host {host.hostname} presented the certificate {presented}, "
-            f"expected was {' or '.join(sorted(pins))}"
+            f"host {host.hostname} presented {certificate.describe(presented)}; "
+            f"expected was {' or '.join(sorted(pins))} ({source})"
         )
+
+
+def _certificate_of(connection: Connection) -> bytes:
+    return connection.sock.getpeercert(binary_form=True) or b""
 
 
 def _context() -> ssl.SSLContext:
@@ -151,4 +344,6 @@ def _context() -> ssl.SSLContext:
 
 
 def _text(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return "no certificates in it, PEM"
     return error.strerror or str(error)

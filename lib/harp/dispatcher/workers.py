@@ -3,6 +3,7 @@ when there is none. What a job is, is not known here."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -31,30 +32,59 @@ class Workers:
         self._changed = threading.Condition()
         self._threads: set[threading.Thread] = set()
         self._starting = 0  # threads that have not had their first job yet
-        self._refused = False
+        self.refused_since: float | None = None  # threads, by the system
+
+    def start(self) -> None:
+        """Start the first thread, which stays: should the system refuse any other, it
+        gets on with the jobs.
+
+        :raises OSError: if it refuses this one
+        """
+        thread = self._new_thread(1)
+        if thread is not None and (error := self._try_to_start(thread)):
+            raise OSError(errno.EAGAIN, str(error))
 
     def grow(self) -> None:
         """Start a thread if there is a job that nobody waits for. To be called after
         each submission."""
-        unattended = self._queues.unattended()
+        thread = self._new_thread(self._queues.unattended())
+        if thread is not None and (error := self._try_to_start(thread)):
+            self._note_refusal(error)
+
+    def _new_thread(self, unattended: int) -> threading.Thread | None:
         with self._changed:
             if unattended <= self._starting or len(self._threads) >= self._most:
-                return
+                return None
             thread = threading.Thread(target=self._work, name="worker", daemon=True)
             self._threads.add(thread)
             self._starting += 1
+            return thread
+
+    def _try_to_start(self, thread: threading.Thread) -> RuntimeError | None:
+        """Return why it can't be started, None if it was."""
         try:
             thread.start()
         except RuntimeError as error:
-            self._note_refusal(thread, error)
+            with self._changed:
+                self._threads.discard(thread)
+                self._starting -= 1
+            return error
+        return None
 
-    def _note_refusal(self, thread: threading.Thread, error: Exception) -> None:
+    def _note_refusal(self, error: Exception) -> None:
         with self._changed:
-            self._threads.discard(thread)
-            self._starting -= 1
-            first, self._refused = not self._refused, True
+            first = self.refused_since is None
+            self.refused_since = self.refused_since or time.time()
         if first:
             logger.error("can't start a thread, jobs wait %s", fields(error=str(error)))
+
+    def allow(self, most: int) -> None:
+        """Have so many threads at most from now on; those that are too many leave when
+        their job has ended, or at once if they have none."""
+        with self._changed:
+            self._most = most
+        self._queues.recall()
+        self.grow()
 
     def join(self, deadline: float) -> list[str]:
         """Wait until all threads have left; the queues are closed before.
@@ -75,6 +105,8 @@ class Workers:
             while job is not None or not self._may_leave():
                 if job is not None:
                     self._run_job(job)
+                    if self._must_leave():
+                        break
                 job = self._queues.take(_IDLE_SECONDS)
         finally:
             with self._changed:
@@ -86,7 +118,7 @@ class Workers:
     def _note_start(self) -> None:
         with self._changed:
             self._starting -= 1
-            self._refused = False
+            self.refused_since = None
         # Several jobs may have come at once, from a recovered log.
         self.grow()
 
@@ -98,6 +130,14 @@ class Workers:
         except Exception:
             logger.exception("fault in the dispatcher %s", fields(job=job.id))
         thread.name = "worker"
+
+    def _must_leave(self) -> bool:
+        """Fewer threads may be allowed than before."""
+        with self._changed:
+            if len(self._threads) <= self._most:
+                return False
+            self._threads.discard(threading.current_thread())
+            return True
 
     def _may_leave(self) -> bool:
         """The last thread stays: should no other start, it still gets on with the

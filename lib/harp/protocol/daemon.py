@@ -15,6 +15,7 @@ from .parts import (
     field,
     is_int,
     optional,
+    parse_credentials,
     parse_error_object,
 )
 
@@ -99,8 +100,7 @@ def _parse_auth(message: dict) -> tuple[str, str]:
         raise Refusal(
             INVALID_PROTOCOL, f'"harp" is not {VERSION}: other protocol version?'
         )
-    auth = field(message, "auth", dict)
-    return field(auth, "user", str, "auth."), field(auth, "password", str, "auth.")
+    return parse_credentials(field(message, "auth", dict))
 
 
 def build_list_procedures(request: ListProcedures) -> dict:

@@ -20,6 +20,7 @@ EXCEPTION = "exception"
 CANCELLED = "cancelled"
 ERROR = "error"
 OUTCOMES = (RESULT, EXCEPTION, CANCELLED, ERROR)
+FAILURES = (EXCEPTION, ERROR)
 
 # Whether the procedure can have had an effect.
 RAN_NO = "no"
@@ -85,6 +86,14 @@ def field(message: dict, key: str, kind, prefix: str = ""):
 def optional(message: dict, key: str, kind, prefix: str = ""):
     """Return the value of a key as :func:`field` does, None if it is missing."""
     return field(message, key, kind, prefix) if key in message else None
+
+
+def parse_credentials(auth: dict) -> tuple[str, str]:
+    """Return user and password of an ``auth`` object.
+
+    :raises Refusal: ``invalid_request`` if one is missing
+    """
+    return field(auth, "user", str, "auth."), field(auth, "password", str, "auth.")
 
 
 def count(message: dict, key: str, most: int | None, prefix: str = "") -> int | None:

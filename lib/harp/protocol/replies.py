@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Callable, Collection
 
 from ..errors import INVALID_REQUEST, Refusal
+from .daemon import ProcedureList, parse_procedure_list
 from .parts import (
     CANCELLED,
     DONE,
@@ -19,7 +21,7 @@ from .parts import (
     natural,
     parse_error_object,
 )
-from .requests import Call, queue_object
+from .requests import Call, Queue, masked_arguments, queue_object, secret_arguments
 
 
 def build_end(end: End) -> dict:
@@ -76,18 +78,23 @@ def build_status(
     timeout: int,
     max_exec_time: int,
     submitted_by: str | None,
+    secret_names: Collection[str] = (),
 ) -> dict:
-    """The reply to ``get_status``.
+    """The reply to ``get_status``. Secret arguments are masked, and named.
 
+    :param secret_names: of arguments that are secret in every call
     :param timeout: seconds, as it applies to the job
     :param max_exec_time: seconds, as it applies to the job
     """
+    shown = {
+        "host": call.host,
+        "procedure": call.procedure,
+        "arguments": masked_arguments(call, secret_names),
+    }
+    if shown["arguments"] is not call.arguments:
+        shown["secret"] = secret_arguments(call, secret_names)
     return {
-        "call": {
-            "host": call.host,
-            "procedure": call.procedure,
-            "arguments": call.arguments,
-        },
+        "call": shown,
         "time": {
             "submit": int(submit),
             "start": None if start is None else int(start),
@@ -138,7 +145,7 @@ def build_job_list(statuses: list[dict], next_before: str | None) -> dict:
 
 def parse_job_list(message: dict) -> tuple[list[dict], str | None]:
     """Return the statuses in a reply to ``list_jobs``, and where to go on."""
-    return message["jobs"], message["next"]
+    return field(message, "jobs", list), message.get("next")
 
 
 def has_ended(status: dict) -> bool:
@@ -167,6 +174,48 @@ def build_host_list(hosts: list[dict]) -> dict:
 
 def build_host_entry(hostname: str, address: str, port: int) -> dict:
     return {"hostname": hostname, "address": address, "port": port}
+
+
+def build_host_procedures(
+    found: ProcedureList,
+    *,
+    address: str,
+    port: int,
+    seconds: float,
+    cert_sha256: str,
+    cert_expires: int | None,
+) -> dict:
+    """The reply to ``list_procedures``: what the daemon answered, and how it was
+    reached.
+
+    :param seconds: that all of it took, connecting included
+    :param cert_sha256: fingerprint of its certificate, in hex
+    :param cert_expires: seconds since the epoch; None: it doesn't say
+    """
+    return {
+        **found._asdict(),
+        "address": address,
+        "port": port,
+        "seconds": seconds,
+        "cert_sha256": cert_sha256,
+        "cert_expires": cert_expires,
+    }
+
+
+def keep_procedures(reply: dict, is_wanted: Callable[[str], bool]) -> dict:
+    """Return such a reply with those procedures only whose names are wanted."""
+    kept = [entry for entry in reply["procedures"] if is_wanted(entry["name"])]
+    return {**reply, "procedures": kept}
+
+
+def parse_host_procedures(message: dict) -> list[dict]:
+    """Return the procedures in a reply to ``list_procedures``."""
+    return parse_procedure_list(message).procedures
+
+
+def parse_explain(message: dict) -> dict:
+    """Return what a reply to ``explain`` says, as it stands there."""
+    return field(message, "explain", dict)
 
 
 def refusal_of(message: dict) -> dict | None:
@@ -201,8 +250,11 @@ def parse_result_reply(message: dict) -> End | None:
     return None if message.get("no_result") is True else parse_reply_end(message)
 
 
-class Packet(namedtuple("Packet", ("number", "data"))):
-    """A streamed value, as clients get it."""
+class Packet(namedtuple("Packet", ("number", "data", "time"), defaults=(None,))):
+    """A streamed value, as clients get it.
+
+    :ivar time: when the dispatcher got it, seconds since the epoch; None: it doesn't say
+    """
 
     __slots__ = ()
 
@@ -212,7 +264,8 @@ def parse_stream_reply(message: dict) -> Packet | End | None:
     if "packet" in message:
         if "data" not in message:
             raise Refusal(INVALID_REQUEST, '"data" is missing')
-        return Packet(natural(message, "packet"), message["data"])
+        number = natural(message, "packet")
+        return Packet(number, message["data"], message.get("time"))
     return None if message.get("continue") is True else parse_reply_end(message)
 
 
@@ -258,3 +311,47 @@ def parse_status(message: dict) -> Status:
         ),
         message.get("info"),
     )
+
+
+def packets_of(status: dict) -> int | None:
+    """Return how many packets a status says that there are; None: it doesn't."""
+    return natural(status, "packets")
+
+
+def parse_job_entry(status: dict) -> tuple[str, str, str | None]:
+    """Return what tells one status in a list from others: job id, host, and outcome,
+    None if it hasn't ended."""
+    return (
+        field(status, "job_id", str),
+        field(field(status, "call", dict), "host", str, "call."),
+        status.get("outcome"),
+    )
+
+
+def parse_call_of_status(status: dict) -> Call:
+    """Return the call that a status tells of, without its id. Secret arguments are
+    masked in it."""
+    call = field(status, "call", dict)
+    queue = status.get("queue")
+    if queue is not None:
+        queue = Queue(
+            field(queue, "name", dict, "queue."),
+            field(queue, "concurrency", int, "queue."),
+        )
+    return Call(
+        field(call, "host", str, "call."),
+        field(call, "procedure", str, "call."),
+        field(call, "arguments", (list, dict), "call."),
+        status.get("timeout"),
+        status.get("max_exec_time"),
+        queue,
+        status.get("info"),
+        None,
+        status.get("group"),
+        status.get("on_behalf_of"),
+        tuple(call.get("secret", ())),
+    )
+
+
+def parse_queue_list(message: dict) -> list[dict]:
+    return field(message, "queues", list)

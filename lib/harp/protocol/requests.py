@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ..errors import INVALID_PROTOCOL, INVALID_REQUEST, Refusal
 from .parts import (
@@ -20,6 +20,7 @@ from .parts import (
     is_int,
     natural,
     optional,
+    parse_credentials,
 )
 
 
@@ -65,14 +66,44 @@ class Call(
     __slots__ = ()
 
 
+MASK = "***"
+
+
+def masked_arguments(call: Call, names: Collection[str] = ()) -> list | dict:
+    """Return a call's arguments as listings and logs show them: without those that the
+    caller has named as secret.
+
+    :param names: of arguments that are secret in every call
+    """
+    masked = secret_arguments(call, names)
+    if not masked:
+        return call.arguments
+    if isinstance(call.arguments, dict):
+        return call.arguments | dict.fromkeys(masked, MASK)
+    return [
+        MASK if position in masked else value
+        for position, value in enumerate(call.arguments)
+    ]
+
+
+def secret_arguments(call: Call, names: Collection[str] = ()) -> list:
+    """Return names or positions of a call's arguments that are secret."""
+    if isinstance(call.arguments, dict):
+        secret = {*call.secret, *names}
+        return [key for key in call.arguments if key in secret]
+    return [n for n in range(len(call.arguments)) if n in call.secret]
+
+
 # Job ids in these are of any type: what isn't one is an unknown one.
-Cancel = namedtuple("Cancel", ("job_id",))
+Cancel = namedtuple("Cancel", ("job_id", "on_behalf_of"), defaults=(None,))
 GetResult = namedtuple("GetResult", ("job_id", "wait"))
 GetStatus = namedtuple("GetStatus", ("job_id",))
 FollowStream = namedtuple("FollowStream", ("job_id", "since", "recent"))
 ReadStream = namedtuple("ReadStream", ("job_id", "since", "recent", "limit"))
 ListQueues = namedtuple("ListQueues", ())
 ListHosts = namedtuple("ListHosts", ())
+ListHostProcedures = namedtuple("ListHostProcedures", ("host",))
+Explain = namedtuple("Explain", ("job_id",))
 
 
 class ListJobs(namedtuple("ListJobs", ("filters",))):
@@ -96,6 +127,36 @@ class ListJobs(namedtuple("ListJobs", ("filters",))):
     @property
     def limit(self) -> int | None:
         return self.filters.get("limit")
+
+    @property
+    def state(self) -> str | None:
+        return self.filters.get("state")
+
+    @property
+    def group(self) -> str | None:
+        return self.filters.get("group")
+
+    @property
+    def since(self) -> float | None:
+        """The earliest submission, in seconds since the epoch."""
+        return self.filters.get("from")
+
+    @property
+    def until(self) -> float | None:
+        """The latest submission, in seconds since the epoch."""
+        return self.filters.get("to")
+
+    @property
+    def texts(self) -> list[str]:
+        """Strings that stand in what was submitted with each job that matches."""
+        wanted = ("host", "procedure", "group", "submitted_by")
+        return [self.filters[key] for key in wanted if key in self.filters]
+
+    def only_of(self, user: str) -> ListJobs:
+        """Return the same for the jobs of one user alone."""
+        if self.filters.get("submitted_by", user) != user:
+            return ListJobs({**self.filters, "ids": []})
+        return ListJobs({**self.filters, "submitted_by": user})
 
     def matches(self, status: dict) -> bool:
         """Tell whether a status, as :func:`build_status` makes it, is one of those
@@ -159,8 +220,13 @@ def build_call(call: Call) -> dict:
     return request
 
 
-def build_cancel(job_id: str) -> dict:
-    return build_request("cancel", job_id)
+def with_auth(request: dict, user: str, password: str) -> dict:
+    """Return a request that says who asks, as the first one of a connection may."""
+    return {**request, "auth": {"user": user, "password": password}}
+
+
+def build_cancel(job_id: str, on_behalf_of: str | None = None) -> dict:
+    return build_request("cancel", job_id, on_behalf_of=on_behalf_of)
 
 
 def build_get_result(job_id: str, wait: bool) -> dict:
@@ -205,6 +271,14 @@ def build_list_hosts() -> dict:
     return build_request("list_hosts", True)
 
 
+def build_list_host_procedures(host: str) -> dict:
+    return build_request("list_procedures", host)
+
+
+def build_explain(job_id: str) -> dict:
+    return build_request("explain", job_id)
+
+
 def build_request(operation: str | None = None, value=None, **options) -> dict:
     """Return a request; options that are None are left out."""
     request: dict = {"harpcaller": VERSION}
@@ -238,6 +312,24 @@ def parse_request(message: dict, more: Mapping[str, Callable] | None = None):
             else "request asks for no operation that is known",
         )
     return parsers.get(operations[0], _parse_call)(message)
+
+
+class Auth(namedtuple("Auth", ("user", "password"))):
+    """Who a client says it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Auth({self.user!r})"
+
+
+def parse_auth(message: dict) -> Auth | None:
+    """Return who sends a request, None if it doesn't say.
+
+    :raises Refusal: ``invalid_request``
+    """
+    auth = optional(message, "auth", dict)
+    return None if auth is None else Auth(*parse_credentials(auth))
 
 
 def _parse_call(message: dict) -> Call:
@@ -326,7 +418,9 @@ def without_options(operation: str, request):
 
 
 _PARSERS = {
-    "cancel": lambda message: Cancel(message["cancel"]),
+    "cancel": lambda message: Cancel(
+        message["cancel"], optional(message, "on_behalf_of", str)
+    ),
     "get_result": _parse_get_result,
     "get_status": lambda message: GetStatus(message["get_status"]),
     "follow_stream": _parse_follow_stream,
@@ -334,6 +428,10 @@ _PARSERS = {
     "list_jobs": _parse_list_jobs,
     "list_queues": without_options("list_queues", ListQueues()),
     "list_hosts": without_options("list_hosts", ListHosts()),
+    "list_procedures": lambda message: ListHostProcedures(
+        field(message, "list_procedures", str)
+    ),
+    "explain": lambda message: Explain(message["explain"]),
 }
 
 

@@ -8,13 +8,9 @@ import sys
 
 import harp
 from harp import config
-from harp.protocol import admin as protocol
 
 from .. import output
-from . import jobs
-from .ask import ask
-
-DEFAULT_CONFIG = "/etc/harpcaller/harpcaller.toml"
+from . import hosts, jobs, life, log, passwords, queues, setup, trust
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        settings = config.load(options.config, config.DispatcherConfig)
+        settings = None
+        if options.needs_config(options):
+            settings = life.load(options)
         return options.run(options, settings)
     except config.ConfigError as error:
         for fault in error.faults:
@@ -51,41 +49,56 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-c",
         "--config",
-        default=DEFAULT_CONFIG,
+        default=life.DEFAULT_CONFIG,
         metavar="FILE",
-        help=f"configuration, TOML (default: {DEFAULT_CONFIG})",
+        help="configuration, TOML (default: %(default)s)",
     )
+    _add_start_options(parser)
     parser.add_argument(
         "--version", action="version", version=f"harpcallerd {harp.__version__}"
     )
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, needs_config=lambda options: False)
     actions = parser.add_subparsers(metavar="ACTION")
 
     def add(name, run, text):
         action = actions.add_parser(
             name, help=text, description=text, allow_abbrev=False
         )
-        action.set_defaults(run=run)
+        action.set_defaults(run=run, needs_config=lambda options: True)
+        # Behind the action, too.
+        action.add_argument(
+            "-c", "--config", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
         return action
 
-    add("status", _status, "print how the dispatcher is")
-    add("stop", _stop, "stop it; queued jobs run after the next start")
+    life.add_actions(add)
+    setup.add_actions(add)
     jobs.add_actions(add)
+    queues.add_actions(add)
+    log.add_actions(add)
+    hosts.add_actions(add)
+    trust.add_actions(add)
+    passwords.add_actions(add)
     return parser
 
 
-def _run(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
+def _add_start_options(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option(
+        *("-d", "--daemon"),
+        action="store_true",
+        help="go to the background, once it serves, as the action start does",
+    )
+    option(
+        *("-t", "--test"),
+        action="store_true",
+        help="check all that the dispatcher would use, and end",
+    )
+    life.add_start_options(parser)
+
+
+def _run(options: argparse.Namespace, settings: None) -> int:
     # Here, because whoever only asks need not load the dispatcher.
-    from harp.dispatcher.main import run
+    from . import start
 
-    return run(settings)
-
-
-def _status(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
-    output.value(ask(settings, protocol.build_get_dispatcher_status()))
-    return 0
-
-
-def _stop(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
-    output.value(ask(settings, protocol.build_stop()))
-    return 0
+    return start.check(options) if options.test else start.run(options)

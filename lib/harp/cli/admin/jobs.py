@@ -1,14 +1,15 @@
-"""The actions of harpcallerd that list jobs, show and cancel them. Listings are JSON, a
-line for each entry."""
+"""The actions of harpcallerd that list jobs, show, explain and cancel them."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable
 
 from harp import config, protocol
+from harp.protocol.explain import parse_explanation
 
-from .. import output
+from .. import joblist, output, table, why
 from . import ask
 
 
@@ -17,29 +18,55 @@ def add_actions(add: Callable) -> None:
 
     :param add: called with name, function and text of an action, returns its parser
     """
-    jobs = add("list", _list, "print the jobs that have not ended, newest first")
-    jobs.add_argument("--all", action="store_true", help="those that have ended too")
-    info = add("info", _info, "print the status of a job")
-    info.add_argument("job_id", metavar="JOB")
+    jobs = add("list", _list, "print the jobs that run, then those that wait")
+    jobs.add_argument(
+        "--all",
+        action="store_true",
+        help="all there are, newest first; as with --state and --outcome",
+    )
+    joblist.add_filters(jobs)
+    table.add_option(jobs)
+    for name, run, text in (
+        ("info", _info, "print all that is known of a job"),
+        ("why", _why, "tell why a job waits, what it is at, or how it ended"),
+    ):
+        action = add(name, run, text)
+        action.add_argument("job_id", metavar="JOB")
+        table.add_option(action)
     cancel = add("cancel", _cancel, "cancel jobs")
     cancel.add_argument("job_ids", metavar="JOB", nargs="+")
 
 
 def _list(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
     dispatcher = ask.dispatcher(settings)
-    before = None
-    while True:
-        request = protocol.build_list_jobs(before=before, limit=protocol.LIST_LIMIT)
-        jobs, before = protocol.parse_job_list(dispatcher.request(request))
-        for job in jobs:
-            if options.all or not protocol.has_ended(job):
-                output.value(job)
-        if before is None:
-            return 0
+    wanted = joblist.filters(options)
+    if options.all or options.state or options.outcome:
+        found = dispatcher.jobs(**wanted)
+    else:
+        found = itertools.chain.from_iterable(
+            dispatcher.jobs(**{**wanted, "state": state})
+            for state in (protocol.RUNNING, protocol.QUEUED)
+        )
+    joblist.show(itertools.islice(found, options.limit), options.json)
+    return 0
 
 
 def _info(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
-    output.value(ask.dispatcher(settings).job(options.job_id).status())
+    status = ask.dispatcher(settings).job(options.job_id).status()
+    if table.is_for_people(options.json):
+        joblist.show_one(status)
+    else:
+        output.value(status)
+    return 0
+
+
+def _why(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
+    reply = ask.ask(settings, protocol.build_explain(options.job_id))
+    if table.is_for_people(options.json):
+        for text in why.sentences(parse_explanation(reply)):
+            table.line(text)
+    else:
+        output.value(protocol.parse_explain(reply))
     return 0
 
 

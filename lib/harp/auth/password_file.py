@@ -7,15 +7,15 @@ from __future__ import annotations
 import logging
 import os
 
-from ... import service
-from ...config import ConfigError, DaemonConfig
-from ...log import fields
+from .. import service
+from ..config import ConfigError, DaemonConfig, DispatcherConfig
+from ..log import fields
 from . import passwords
 
 logger = logging.getLogger(__name__)
 
 
-def create(config: DaemonConfig) -> PasswordFile:
+def create(config: DaemonConfig | DispatcherConfig) -> PasswordFile:
     try:
         return PasswordFile(config.password_file)
     except OSError as error:

@@ -1,7 +1,8 @@
-"""Who may call, and what. A backend is a module with ``create(config)``, which returns
-an object with ``authenticate(user, password) -> bool`` and raises
-:class:`harp.config.ConfigError` if what the configuration names can't be used. Those
-that are always there are in this package; further ones are named in ``auth.backends``.
+"""Who may call, and what; for both daemons. A backend is a module with
+``create(config)``, which returns an object with ``authenticate(user, password) ->
+bool`` and raises :class:`harp.config.ConfigError` if what the configuration names can't
+be used. Those that are always there are in this package; further ones of harpd are
+named in ``auth.backends``.
 
 An object that has a method ``version()`` too, whose value changes when its users do,
 is not asked again for a password that it has accepted a while ago.
@@ -17,12 +18,12 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from ...config import ConfigError, DaemonConfig
-from ...errors import OVERLOADED, Refusal
-from ...log import fields
+from ..config import ConfigError, DaemonConfig, DispatcherConfig
+from ..errors import OVERLOADED, Refusal
+from ..log import fields
 from . import config_users, password_file
 
 logger = logging.getLogger(__name__)
@@ -35,16 +36,20 @@ _LOOK_UP = 0.25  # s between two looks whether the one who waits is still wanted
 class Authenticator:
     """All backends of a configuration. Any thread may ask.
 
+    :param further: names of modules that are backends, too
     :param clock: tells monotonic time
     :raises ConfigError: if one can't be used
     """
 
     def __init__(
-        self, config: DaemonConfig, clock: Callable[[], float] = time.monotonic
+        self,
+        config: DaemonConfig | DispatcherConfig,
+        further: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         self._remember = config.auth_remember
-        self._backends = _create_backends(config)
+        self._backends = _create_backends(config, further)
         self._hashing = threading.BoundedSemaphore(_HASHES)
         self._key = secrets.token_bytes(32)
         # Guards the verified ones: by keyed digest the backend, its version and when
@@ -124,11 +129,13 @@ def _version(backend: object) -> object:
     return None if version is None else version()
 
 
-def _create_backends(config: DaemonConfig) -> list:
+def _create_backends(
+    config: DaemonConfig | DispatcherConfig, further: Sequence[str]
+) -> list:
     creators = {"users": config_users.create}
     if config.password_file is not None:
         creators["password_file"] = password_file.create
-    for name in config.auth_backends:
+    for name in further:
         creators[name] = functools.partial(_create_further, name)
     backends, faults = [], []
     for name, create in creators.items():
@@ -143,7 +150,7 @@ def _create_backends(config: DaemonConfig) -> list:
     return backends
 
 
-def _create_further(name: str, config: DaemonConfig):
+def _create_further(name: str, config: DaemonConfig | DispatcherConfig):
     return importlib.import_module(name).create(config)
 
 

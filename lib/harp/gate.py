@@ -13,11 +13,10 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from .. import server, wire
-from ..config import DaemonConfig
-from ..log import fields
+from . import server, wire
+from .log import fields
 
 logger = logging.getLogger(__name__)
 
@@ -40,25 +39,30 @@ class Visitor:
 
 
 class Gate(server.Gate):
-    """The connections of all listening sockets.
+    """The connections of one or more listening sockets, TCP.
 
+    :param most: connections that have not authenticated
+    :param networks: that connections may come from, as in :mod:`ipaddress`; None: all
     :param clock: tells monotonic time
     """
 
     def __init__(
-        self, config: DaemonConfig, clock: Callable[[], float] = time.monotonic
+        self,
+        most: int,
+        networks: Sequence | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         # Guards what follows; notified when a place becomes free, and by wake().
         self._changed = threading.Condition()
         self._visitors: dict[object, Visitor] = {}
         self._outside = 0  # of them, those that have not authenticated
-        self.configure(config)
+        self.configure(most, networks)
 
-    def configure(self, config: DaemonConfig) -> None:
-        """Go by another configuration from now on."""
-        self._most = config.max_unauthenticated
-        self._networks = config.allow_from
+    def configure(self, most: int, networks: Sequence | None) -> None:
+        """Go by other values from now on."""
+        self._most = most
+        self._networks = networks
         self.wake()
 
     # --- for the accepting threads ---
@@ -149,3 +153,9 @@ def host_of(address) -> str:
     """Return the host of a socket address; one of IPv4 as such also where it came in
     by IPv6."""
     return address[0].removeprefix("::ffff:")
+
+
+def name_of(address) -> str:
+    """Return the host and port of a socket address, as people write them."""
+    host, port = host_of(address), address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ...config import ConfigError, DaemonConfig
+from ..config import ConfigError, DaemonConfig, DispatcherConfig
 from . import passwords
 
 
-def create(config: DaemonConfig) -> passwords.Users:
+def create(config: DaemonConfig | DispatcherConfig) -> passwords.Users:
     entries = []
     faults = []
     for name, text in config.users.items():

@@ -1,4 +1,4 @@
-"""The users and groups that calls and the front run as."""
+"""The users and groups that processes of ours run as."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import os
 import pwd
 from collections import namedtuple
 from collections.abc import Iterator
-
-from ..proc import Procedure
-from .control import Settings
 
 
 def name_or_number(text: str) -> str | int:
@@ -26,25 +23,6 @@ class Account(namedtuple("Account", ("uid", "gid", "groups", "name", "home"))):
     """
 
     __slots__ = ()
-
-
-def of_procedure(procedure: Procedure, settings: Settings) -> Account | None:
-    """Return what calls of a procedure run as; None: as who we are.
-
-    :raises LookupError: if there is no such user or group, or root would be meant
-        without having been named
-    """
-    user, group = procedure.uid, procedure.gid
-    if user is None:
-        user = settings.user
-        group = settings.group if group is None else group
-    if user is None:
-        if os.getuid() == 0:
-            raise LookupError("no user is configured for calls")
-        if group is None:
-            return None
-        user = os.getuid()
-    return find(user, group)
 
 
 def find(user: str | int, group: str | int | list | tuple | None) -> Account:
@@ -63,7 +41,7 @@ def find(user: str | int, group: str | int | list | tuple | None) -> Account:
         entry = None
     if group is not None:
         several = group if isinstance(group, (list, tuple)) else [group]
-        groups = [_group_number(one) for one in several]
+        groups = [group_number(one) for one in several]
         gid = groups[0]
     elif entry is not None:
         gid = entry.pw_gid
@@ -75,7 +53,12 @@ def find(user: str | int, group: str | int | list | tuple | None) -> Account:
     return Account(entry.pw_uid, gid, groups, entry.pw_name, entry.pw_dir)
 
 
-def _group_number(group: str | int) -> int:
+def group_number(group: str | int) -> int:
+    """Return the number of a group.
+
+    :param group: name or number
+    :raises LookupError: if there is no such group; the text says so
+    """
     if isinstance(group, int):
         return group
     try:

@@ -1,26 +1,21 @@
-"""The command ``harpd passwd``: users and passwords in a file (auth/password_file.py).
+"""The command ``passwd`` of both daemons: users and passwords in a file
+(auth/password_file.py).
 A password comes from the terminal or from standard input, never from the command line,
 where everybody could see it."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import getpass
-import os
 import secrets
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from .. import service
 from ..config import ConfigError
-from . import options
-from .auth import passwords
+from ..linefile import change_lines, read_lines
+from . import passwords
 
-_DEFAULT_CONFIG = "/etc/harpd/harpd.toml"
-_MODE = 0o600  # of a new file
 _SECRET_BYTES = 32
 
 
@@ -28,33 +23,35 @@ class Complaint(Exception):
     """Raised when it can't be done; says why."""
 
 
-def main(arguments: list[str]) -> int:
+def main(
+    arguments: list[str],
+    program: str,
+    default_config: str,
+    find_file: Callable[[str], str | None],
+) -> int:
     """Run the command.
 
     :param arguments: behind ``passwd``
+    :param program: whose command it is
+    :param default_config: its configuration file, unless another one is named
+    :param find_file: returns the ``password_file`` that such a file names; raises
+        :class:`ConfigError` if it can't be used
     :returns: exit status
     """
-    parsed = _parse(arguments)
-    try:
-        if ":" in parsed.user or "\n" in parsed.user or parsed.user[:1] in ("", "#"):
-            raise Complaint(f"can't be a user's name: {parsed.user!r}")
-        path = parsed.file or _configured_file(parsed.config)
-        _change(path, parsed)
-    except Complaint as error:
-        print(f"harpd passwd: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"harpd passwd: {service.reason(error)}", file=sys.stderr)
-        return 1
-    return 0
+    parser = argparse.ArgumentParser(prog=f"{program} passwd", description=DESCRIPTION)
+    parser.add_argument("-c", "--config", default=default_config, metavar="FILE")
+    add_arguments(parser)
+    return run(parser.parse_intermixed_args(arguments), program, find_file)
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="harpd passwd",
-        description="Sets a user's password: asked for at the terminal, otherwise the "
-        "first line of standard input. The entries that the user has are replaced.",
-    )
+DESCRIPTION = (
+    "Sets a user's password: asked for at the terminal, otherwise the first line of "
+    "standard input. The entries that the user has are replaced."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what follows ``passwd`` on the command line, but for ``--config``."""
     parser.add_argument(
         "file",
         nargs="?",
@@ -62,7 +59,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="password file (default: password_file of the configuration)",
     )
     parser.add_argument("user", metavar="USER")
-    parser.add_argument("-c", "--config", default=_DEFAULT_CONFIG, metavar="FILE")
     parser.add_argument(
         "--random", action="store_true", help="make a password, and print it"
     )
@@ -78,17 +74,36 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="remove all entries of the user but the newest; asks for no password",
     )
     what.add_argument("--delete", action="store_true", help="remove the user")
-    return parser.parse_intermixed_args(arguments)
 
 
-def _configured_file(config: str) -> str:
+def run(
+    parsed: argparse.Namespace,
+    program: str,
+    find_file: Callable[[str], str | None],
+) -> int:
+    """Do what the command line says. Parameters as for :func:`main`."""
     try:
-        found = options.load_config(options.Options(os.path.abspath(config)))
+        if ":" in parsed.user or "\n" in parsed.user or parsed.user[:1] in ("", "#"):
+            raise Complaint(f"can't be a user's name: {parsed.user!r}")
+        path = parsed.file or _configured_file(parsed.config, find_file)
+        _change(path, parsed)
+    except Complaint as error:
+        print(f"{program} passwd: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{program} passwd: {service.reason(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _configured_file(config: str, find_file: Callable[[str], str | None]) -> str:
+    try:
+        found = find_file(config)
     except ConfigError as error:
         raise Complaint(f"no FILE given, and {error.faults[0]}") from None
-    if found.password_file is None:
+    if found is None:
         raise Complaint(f"no FILE given, and {config} names no password_file")
-    return found.password_file
+    return found
 
 
 def _change(path: str, parsed: argparse.Namespace) -> None:
@@ -120,7 +135,7 @@ def make_secret() -> str:
 def set_entry(path: str, user: str, entry: str, add: bool = False) -> None:
     """Write an entry of a user.
 
-    :param entry: as :mod:`harp.daemon.auth.passwords` writes it
+    :param entry: as :mod:`harp.auth.passwords` writes it
     :param add: True: beside those that the user has
     :raises OSError: if the file can't be written
     """
@@ -138,7 +153,7 @@ def has_entry(path: str, user: str) -> bool:
 
     :raises OSError: if the file can't be read
     """
-    return any(_is_of(line, user) for line in _read(path))
+    return any(_is_of(line, user) for line in read_lines(path))
 
 
 def _is_of(line: str, user: str) -> bool:
@@ -166,55 +181,3 @@ def _read_password(user: str) -> str:
     if not password:
         raise Complaint("the password is empty, nothing is changed")
     return password
-
-
-# --- the file -----------------------------------------------------------------------
-
-
-def change_lines(
-    path: str, change: Callable[[list[str]], list[str]], create: bool = True
-) -> None:
-    """Replace a file in one step by one with other lines, of the same mode and owner.
-
-    :param change: from the lines to the new ones
-    :param create: True: a file that isn't there is made
-    :raises OSError: if the file can't be read or written
-    """
-    path = os.path.realpath(path)  # a link stays one
-    if create:
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE))
-    with _locked(path) as status:
-        text = "".join(f"{line}\n" for line in change(_read(path)))
-        data = text.encode("utf-8", "surrogateescape")
-        fd, new = tempfile.mkstemp(prefix=".harpd-", dir=os.path.dirname(path))
-        try:
-            with open(fd, "wb") as file:
-                os.fchown(fd, status.st_uid, status.st_gid)
-                os.fchmod(fd, status.st_mode & 0o7777)
-                file.write(data)
-                file.flush()
-                os.fsync(fd)
-            os.replace(new, path)
-        except BaseException:
-            os.unlink(new)
-            raise
-
-
-def _read(path: str) -> list[str]:
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-        lines = file.read().split("\n")
-    return lines if lines[-1] else lines[:-1]
-
-
-@contextlib.contextmanager
-def _locked(path: str) -> Iterator[os.stat_result]:
-    """Lock a file against others who replace it, and look at it."""
-    while True:
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            status = os.fstat(file.fileno())
-            # Otherwise somebody has replaced it while we waited.
-            if os.path.samestat(status, os.stat(path)):
-                yield status
-                return

@@ -1,0 +1,172 @@
+"""The actions of harpcallerd for the job log and the dispatcher's figures: check it,
+remove old jobs, print metrics; and how its status reads."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+
+from harp import config
+from harp.duration import parse_duration
+from harp.protocol import admin as protocol
+
+from .. import output, table
+from . import exposition
+from .ask import ask
+
+FAULTS = 1
+"""Exit status of ``check-log`` if it found some."""
+
+
+def add_actions(add: Callable) -> None:
+    """Add the actions of this module.
+
+    :param add: called with name, function and text of an action, returns its parser
+    """
+    check = add("check-log", _check_log, "check the job log; changes nothing")
+    check.add_argument(
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        help="a job log (default: the one that is configured)",
+    )
+    check.set_defaults(needs_config=lambda options: options.directory is None)
+    table.add_option(check)
+    prune = add("prune-jobs", _prune, "remove jobs that ended long ago")
+    prune.add_argument(
+        "--age",
+        type=_age,
+        metavar="AGE",
+        help='older than that, like "30d" (default: max_age as configured)',
+    )
+    table.add_option(prune)
+    metrics = add("metrics", _metrics, "print figures, as Prometheus reads them")
+    metrics.add_argument("--json", action="store_true", help="a line for each sample")
+
+
+def _age(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+# --- check-log ----------------------------------------------------------------------
+
+
+def _check_log(
+    options: argparse.Namespace, settings: config.DispatcherConfig | None
+) -> int:
+    # Here, because whoever asks something else need not load it.
+    from harp.dispatcher.checklog import LogCheck
+
+    directory = options.directory or settings.stream_directory
+    try:
+        check = LogCheck(directory)
+    except OSError as error:
+        output.note(f"harpcallerd: {directory}: {error.strerror}")
+        return output.NOT_CARRIED_OUT
+    if check.holder is not None:
+        output.note(
+            f"harpcallerd: the dispatcher, process {check.holder}, is at work there: "
+            "jobs in active change while they are read"
+        )
+    for_people = table.is_for_people(options.json)
+    count = 0
+    for fault in check.faults():
+        count += 1
+        if for_people:
+            place = "" if fault.offset is None else f" byte {fault.offset}:"
+            table.line(f"{fault.path}:{place} {fault.text}")
+        else:
+            output.value(fault._asdict())
+    output.note(f"harpcallerd: {directory}: {check.jobs} jobs, {count} faults")
+    return FAULTS if count else 0
+
+
+# --- prune-jobs ---------------------------------------------------------------------
+
+
+def _prune(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
+    jobs = size = 0
+    for_people = table.is_for_people(options.json)
+    since = None
+    while True:
+        reply = ask(settings, protocol.build_prune(options.age, since))
+        more, more_size, since = protocol.parse_pruned(reply)
+        jobs += more
+        size += more_size
+        if for_people:
+            # In place of what was there: it goes on for a while.
+            end = "\n" if since is None else "\r"
+            print(f"{jobs} jobs removed, {size} bytes", end=end, flush=True)
+        if since is None:
+            break
+    if not for_people:
+        output.value({"pruned": jobs, "bytes": size})
+    return 0
+
+
+# --- metrics ------------------------------------------------------------------------
+
+
+def _metrics(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
+    metrics = protocol.parse_metrics(ask(settings, protocol.build_get_metrics()))
+    if options.json:
+        for metric in metrics:
+            for labels, value in metric.samples:
+                output.value(
+                    {
+                        "name": metric.name,
+                        "type": metric.type,
+                        "labels": labels,
+                        "value": value,
+                    }
+                )
+    else:
+        sys.stdout.write(exposition.render(metrics))
+        sys.stdout.flush()
+    return 0
+
+
+# --- status -------------------------------------------------------------------------
+
+
+def describe_status(status: dict) -> Iterator[str]:
+    """Yield the lines that say to people how the dispatcher is.
+
+    :param status: reply to ``status``
+    """
+    yield (
+        f"harpcallerd {status['version']}, process {status['pid']}, running since "
+        f"{table.moment(status['since'])}"
+    )
+    yield (
+        f"{status['running']} jobs running, {status['queued']} queued, "
+        f"{status['queues']} queues, {status['hosts']} hosts, "
+        f"{status['connections']} connections"
+    )
+    if status["free"] is not None:
+        yield (
+            f"{_size(status['free'])} free for the job log, "
+            f"{_size(status['reserve'])} kept in reserve"
+        )
+    if status["stopping"]:
+        yield "stopping"
+    elif status["draining"]:
+        yield "draining: no job is started, those that run may end"
+    for entry in status["degraded"]:
+        since = entry["since"]
+        when = "" if since is None else f" since {table.moment(since)}"
+        yield f"degraded{when}: {entry['text']}"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            break
+        count /= 1024
+    else:
+        unit = "TiB"
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

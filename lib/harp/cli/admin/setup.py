@@ -1,0 +1,146 @@
+"""The action ``setup`` of harpcallerd: what a dispatcher needs before it can start. It
+makes what is missing and changes nothing that is there, so that it can be repeated."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+from harp import provision, service, template
+from harp.config import DispatcherConfig
+
+from .. import output
+
+_USER = "harpcaller"
+_DIRECTORY = "/etc/harpcaller"
+_JOBS = "/var/lib/harpcaller"
+_LOGS = "/var/log/harpcaller"
+_SYSTEM_LOG = "/dev/log"
+_PUBLIC_MODE = 0o644
+_DIRECTORY_MODE = 0o755
+_PRIVATE_DIRECTORY_MODE = 0o700
+_LOG_DIRECTORY_MODE = 0o750
+
+_HEAD = """\
+# harpcallerd's configuration. What is commented out is the default, if there is one;
+# "harpcallerd -t" checks it, "harpcallerd reload" applies a change.
+"""
+
+_KNOWN_CERTS = """\
+# Certificates of hosts whose line in the registry has no cert_sha256: lines
+# HOSTNAME FINGERPRINT, written by "harpcallerd trust HOST". No restart is needed.
+"""
+
+
+_PASSWORDS = """\
+# Who may connect by TCP: a line NAME:sha256:HEX or NAME:scrypt:... for each, written by
+# "harpcallerd passwd". Several lines of one name are all valid. No restart is needed.
+"""
+
+
+def add_actions(add: Callable) -> None:
+    """Add the actions of this module.
+
+    :param add: called with name, function and text of an action, returns its parser
+    """
+    setup = add(
+        "setup", _setup, "make what the dispatcher needs; what is there stays as it is"
+    )
+    setup.set_defaults(needs_config=lambda options: False)
+    option = setup.add_argument
+    option("--directory", default=_DIRECTORY, help="of the files (%(default)s)")
+    option("--jobs", default=_JOBS, help="directory of the job log (%(default)s)")
+    option("--logs", default=_LOGS, help="directory of a log file (%(default)s)")
+    option("--user", default=_USER, help="that the dispatcher runs as (%(default)s)")
+    option(
+        "--no-user", action="store_true", help="make none; it runs as who starts it"
+    )
+    option("--hostname", help="that the certificate is for (this machine's)")
+
+
+def _setup(options: argparse.Namespace, settings: None) -> int:
+    try:
+        _Setup(options).run()
+    except provision.SetupFailed as error:
+        output.note(f"harpcallerd setup: {error}")
+        return 1
+    except OSError as error:
+        output.note(f"harpcallerd setup: {service.reason(error)}")
+        return 1
+    return 0
+
+
+class _Setup:
+    """One run."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._directory = os.path.abspath(options.directory)
+        self._make = provision.Maker("harpcallerd setup")
+        self._owner = provision.UNCHANGED  # of what the dispatcher itself writes
+        self._secret = (0o600, provision.UNCHANGED)  # for it to read only
+
+    def run(self) -> None:
+        """Make what is missing, in this order.
+
+        :raises SetupFailed: if something can't be made
+        :raises OSError: the same
+        """
+        self._make_user()
+        make = self._make
+        make.directory(self._directory, _DIRECTORY_MODE)
+        make.directory(
+            os.path.abspath(self._options.jobs), _PRIVATE_DIRECTORY_MODE, self._owner
+        )
+        make.key_and_certificate(
+            self._path("key.pem"),
+            self._path("cert.pem"),
+            # Not as the option's default, which would ask for it with every action.
+            self._options.hostname or socket.getfqdn(),
+            *self._secret,
+        )
+        # Its lines hold passwords.
+        make.file(self._path("hosts.jsonl"), 0o600, lambda: "", self._owner)
+        make.file(self._path("known_certs"), _PUBLIC_MODE, lambda: _KNOWN_CERTS)
+        mode, owner = self._secret
+        make.file(self._path("passwords"), mode, lambda: _PASSWORDS, owner)
+        make.file(self._path("harpcaller.toml"), mode, self._configuration, owner)
+        print(
+            "harpcallerd setup: the hosts' lines go into "
+            f"{self._path('hosts.jsonl')}, harpcallerd hosts-add puts them there; "
+            "then: harpcallerd start",
+            file=sys.stderr,
+        )
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory, name)
+
+    def _make_user(self) -> None:
+        if os.getuid() != 0:
+            self._make.say("not root: no user made, files are this user's")
+        elif not self._options.no_user:
+            entry = self._make.user(self._options.user)
+            self._owner = (entry.pw_uid, entry.pw_gid)
+            self._secret = (0o640, (0, entry.pw_gid))
+
+    def _configuration(self) -> str:
+        values: dict[str, object] = {
+            "password_file": self._path("passwords"),
+            "hosts.file": self._path("hosts.jsonl"),
+            "trust.known_certs_file": self._path("known_certs"),
+            "tls.certificate": self._path("cert.pem"),
+            "tls.key": self._path("key.pem"),
+        }
+        if self._options.jobs != _JOBS:
+            values["stream_directory"] = os.path.abspath(self._options.jobs)
+        if self._owner != provision.UNCHANGED:
+            values["user"] = self._options.user
+        if not os.path.exists(_SYSTEM_LOG):
+            # Where the log would go from the background otherwise.
+            logs = os.path.abspath(self._options.logs)
+            self._make.directory(logs, _LOG_DIRECTORY_MODE, self._owner)
+            values["logging"] = os.path.join(logs, "harpcallerd.log")
+        return template.configuration(DispatcherConfig, _HEAD, values)

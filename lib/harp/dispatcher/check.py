@@ -1,0 +1,134 @@
+"""What ``harpcallerd -t`` does: all that a start would look at, as the user it runs as,
+without serving."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from .. import accounts
+from ..config import ConfigError, DispatcherConfig
+from ..listener import Listener
+from . import hosts, options
+from .life import prepare
+from .main import Dispatcher
+from .orders import Reloaded, Reloading, StopOrders
+
+
+_NOT_MADE = "hosts.cache"  # a start makes the directories of the others
+
+
+def find_faults(settings: options.Options) -> list[str]:
+    """Check the configuration and the files it names.
+
+    :returns: a line for each fault
+    """
+    try:
+        config = options.load_config(settings)
+    except ConfigError as error:
+        return error.faults  # the other files' names are not known
+    faults = []
+    account = None
+    try:
+        account = options.find_account(config)
+    except ConfigError as error:
+        faults += error.faults
+    # Made by root before it becomes another user.
+    faults += _missing_directories(config, by_root=os.geteuid() == 0)
+    with accounts.acting_as(account):
+        faults += _check_files(settings, config)
+    return [f"{settings.config}: {text}" for text in faults]
+
+
+def _check_files(settings: options.Options, config: DispatcherConfig) -> list[str]:
+    faults = _unusable_directories(config)
+    try:
+        prepare(settings, config)
+    except ConfigError as error:
+        faults += error.faults
+    try:
+        dispatcher = Dispatcher(config, StopOrders(_nothing), Reloading(_no_reload))
+    except ConfigError as error:
+        faults += error.faults
+    else:
+        dispatcher.discard()
+    faults += hosts.check(config)
+    faults += _check_admin_group(config)
+    for listener in config.listen:
+        faults += _check_listener(listener)
+    return faults
+
+
+def _directories(config: DispatcherConfig) -> list[tuple[str, str]]:
+    """Where files come to be: keys and paths."""
+    found = [("admin_socket", os.path.dirname(config.admin_socket))]
+    for listener in config.listen:
+        if listener.address.path is not None:
+            found.append(("listen", os.path.dirname(listener.address.path)))
+    found.append(("stream_directory", config.stream_directory))
+    if config.hosts_cache is not None:
+        found.append((_NOT_MADE, os.path.dirname(config.hosts_cache)))
+    return found
+
+
+def _missing_directories(config: DispatcherConfig, by_root: bool) -> list[str]:
+    if by_root:
+        return []
+    faults = []
+    for key, path in _directories(config):
+        parent = path
+        while not os.path.lexists(parent):
+            parent = os.path.dirname(parent)
+        if parent != path and not os.access(parent, os.W_OK | os.X_OK):
+            faults.append(f"{key}: {path}: does not exist and can't be made")
+    return faults
+
+
+def _unusable_directories(config: DispatcherConfig) -> list[str]:
+    faults = []
+    for key, path in _directories(config):
+        if not os.path.lexists(path) and key != _NOT_MADE:
+            continue
+        if not os.path.isdir(path):
+            faults.append(f"{key}: {path}: is no directory")
+        elif not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+            faults.append(f"{key}: {path}: can't be written")
+    return faults
+
+
+def _check_admin_group(config: DispatcherConfig) -> list[str]:
+    try:
+        group = options.admin_group(config)
+    except ConfigError:
+        return []  # which is said elsewhere
+    if group is None or os.geteuid() == 0 or group in (os.getegid(), *os.getgroups()):
+        return []
+    return [
+        f"admin_group: {config.admin_group}: the dispatcher's user must be a member to "
+        "give the socket to it"
+    ]
+
+
+def _check_listener(listener: Listener) -> list[str]:
+    address = listener.address
+    if address.path is not None:
+        try:
+            options.client_group(listener)
+        except OSError as error:
+            return [f"listen: {error.strerror}"]
+        return []
+    if address.host == "*":
+        return []
+    try:
+        socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return [f"listen: {address}: {error.strerror}"]
+    return []
+
+
+def _nothing() -> None:
+    pass
+
+
+def _no_reload() -> Reloaded:
+    return Reloaded([], [])

@@ -1,0 +1,162 @@
+"""Where the lines of the hosts' registry come from: a program that prints them, a file,
+or the copy that was kept of the last good ones."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import time
+
+from ..log import fields
+from ..service import reason
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 64 * 1024
+_MOST_BYTES = 256 * 1024 * 1024  # a million hosts; a program that never ends its output
+_LONGEST_REMARK = 10_000  # bytes of a line of standard error
+
+
+class HostsError(Exception):
+    """Raised when the hosts can't be read; says from where and why."""
+
+
+class Script:
+    """Runs the program, never twice at once: :meth:`run` belongs to one thread,
+    :meth:`kill` may be called by any."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+        self._killed = False
+
+    def run(self, path: str, seconds: float) -> bytes:
+        """Run it and return what it prints. Its standard error goes to the log, line by
+        line.
+
+        :param seconds: it is killed after so many
+        :raises HostsError: if it fails, takes too long or was killed
+        """
+        try:
+            process = subprocess.Popen(
+                [path],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # so that it can be killed with its children
+            )
+        except OSError as error:
+            raise HostsError(f"{path}: {error.strerror}") from None
+        with process:
+            self._process = process
+            if self._killed:
+                self._kill_process()
+            try:
+                output = _collect(process, path, seconds)
+            except BaseException:
+                self._kill_process()
+                raise
+            finally:
+                process.wait()
+                self._process = None
+        if process.returncode != 0:
+            raise HostsError(f"{path}: {_ending(process.returncode)}")
+        return output
+
+    def kill(self) -> None:
+        """Kill it with whatever it has started, now and as soon as it runs again."""
+        self._killed = True
+        self._kill_process()
+
+    def _kill_process(self) -> None:
+        process = self._process
+        # Once it has been waited for, its number may be another's.
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _collect(process: subprocess.Popen, path: str, seconds: float) -> bytes:
+    """Read what a process prints until it and its children have closed their output
+    and it has ended."""
+    deadline = time.monotonic() + seconds
+    output = bytearray()
+    remarks = bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, output)
+        selector.register(process.stderr, selectors.EVENT_READ, remarks)
+        while selector.get_map():
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if time.monotonic() >= deadline:
+                raise HostsError(f"{path}: killed after {seconds} s")
+            for key, _ in ready:
+                data = os.read(key.fd, _CHUNK)
+                key.data.extend(data)
+                if not data:
+                    selector.unregister(key.fileobj)
+            if len(output) > _MOST_BYTES:
+                raise HostsError(f"{path}: prints more than {_MOST_BYTES} bytes")
+            _log_remarks(remarks, path, at_end=not selector.get_map())
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        raise HostsError(f"{path}: killed after {seconds} s") from None
+    return bytes(output)
+
+
+def _log_remarks(remarks: bytearray, path: str, at_end: bool) -> None:
+    """Log whole lines and take them away."""
+    end = len(remarks)
+    if not at_end and end < _LONGEST_REMARK:
+        end = remarks.rfind(b"\n") + 1
+    for line in remarks[:end].decode("utf-8", "replace").splitlines():
+        logger.info("hosts script says %s", fields(script=path, line=line))
+    del remarks[:end]
+
+
+def _ending(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else f"ended by signal {-status}"
+
+
+def read_file(path: str) -> bytes:
+    """Return what a file holds.
+
+    :raises HostsError: if it can't be read
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise HostsError(f"{path}: {error.strerror}") from None
+
+
+def stamp(path: str) -> object:
+    """Return what changes when a file does; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def write_cache(path: str, output: bytes) -> None:
+    """Keep a copy of good lines. That it can't be written is logged."""
+    new = path + ".new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        # It holds credentials: nobody else may read it, not even for a moment.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+        fd = os.open(new, flags, 0o600)
+        with open(fd, "wb") as file:
+            file.write(output)
+            file.flush()
+            os.fsync(fd)
+        os.rename(new, path)
+    except OSError as error:
+        logger.warning(
+            "can't write the hosts' cache %s", fields(path=path, error=reason(error))
+        )

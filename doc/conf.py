@@ -15,6 +15,10 @@ release = version = harp.__version__
 extensions = ["sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
+man_pages = [
+    ("cli", "harpcaller", "call procedures on remote machines", author, 1),
+    ("errors", "harpcaller", "types of errors, and what to do", author, 7),
+]
 autodoc_member_order = "bysource"
 
 # The standard library's own names, which are described elsewhere.

@@ -104,6 +104,10 @@ class FailingDisk(Disk):
         self._check("rename")
         super().rename(source, target)
 
+    def remove(self, path):
+        self._check("remove")
+        super().remove(path)
+
     def free(self, path):
         self._check("free")
         return super().free(path)

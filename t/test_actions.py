@@ -214,3 +214,10 @@ def test_unit_that_reloads_by_the_action_is_not_asked_again(
     monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
     assert actions.run("reload", service()) == 7
     assert not log.exists()
+
+
+def test_pid_file_of_another_configuration_is_another_one():
+    default = ("/etc/harpd/harpd.toml", "/run/harpd.pid")
+    assert actions.default_pidfile("/etc/harpd/harpd.toml", *default) == default[1]
+    other = actions.default_pidfile("/srv/try/harpd.toml", *default)
+    assert other == "/run/harpd-srv-try-harpd.toml.pid"

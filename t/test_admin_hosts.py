@@ -3,6 +3,7 @@ and without one."""
 
 import json
 import os
+import pwd
 import re
 import socket
 import ssl
@@ -20,6 +21,7 @@ from harp.protocol.admin import ADMIN_PARSERS
 NOT_CARRIED_OUT = 4
 UNREACHABLE = 69
 WRONG = "0" * 64
+QUEUE = '{"q": 1}'
 
 
 @pytest.fixture
@@ -177,6 +179,10 @@ def test_refresh_that_removes_more_than_half_needs_force(
     assert trouble["what"] == "hosts" and "would remove 2 of 3" in trouble["text"]
     assert run(dispatcher, "hosts-refresh", "--force").status == 0
     assert names(dispatcher) == ["c", "d"]
+    [trouble] = dispatcher.admin("status")["degraded"]
+    assert "line 3 is skipped: not JSON" in trouble["text"]
+    source.write_bytes(line_of("c", "10.0.0.9") + line_of("d"))
+    assert run(dispatcher, "hosts-refresh").status == 0
     assert dispatcher.admin("status")["degraded"] == []
 
 
@@ -322,6 +328,50 @@ def test_file_is_made_for_the_owner_of_its_directory_alone(make_dispatcher):
     assert made.st_mode & 0o777 == 0o600
     assert made.st_uid == dispatcher.directory.stat().st_uid
     os.chown(dispatcher.directory, os.geteuid(), -1)
+
+
+def test_client_that_leaves_during_a_refresh_holds_no_thread(
+    make_dispatcher, make_script, tmp_path, wait_for
+):
+    script = make_script(
+        f"[ ! -e {tmp_path}/wait ] || touch {tmp_path}/runs\n"
+        f"while [ -e {tmp_path}/wait ]; do sleep 0.02; done\n"
+    )
+    dispatcher = make_dispatcher(script=script)
+    (tmp_path / "wait").touch()
+    with dispatcher.connect_unix("control") as client:
+        client.send({"harpcaller": 1, "refresh_hosts": True})
+        wait_for((tmp_path / "runs").exists)
+        threads = dispatcher.threads()
+    wait_for(lambda: dispatcher.threads() < threads)
+    (tmp_path / "wait").unlink()
+    assert run(dispatcher, "hosts-refresh").status == 0
+
+
+def test_log_tells_who_has_asked_for_what(make_dispatcher, daemon, certificate):
+    dispatcher = make_dispatcher(
+        host_entry(daemon.address, cert_sha256=certificate.sha256)
+    )
+    job_id = dispatcher.call("wait", queue={"name": {"q": 1}})
+    for action in (
+        *(["reload"], ["prune-jobs", "--age", "2d"], ["hosts-refresh"]),
+        *(["cancel", job_id], ["queue-cancel", QUEUE], ["reopen-logs"], ["stop"]),
+    ):
+        done = run(dispatcher, *action)
+        assert done.status == 0, (action, done.errors)
+    user = pwd.getpwuid(os.getuid()).pw_name
+    log = dispatcher.log()
+    for text in (
+        "reload is wanted",
+        "removing old jobs",
+        "refresh of the hosts is wanted",
+        f'cancelled {{"job": "{job_id}",',
+        "cancelling a queue",
+        "log files opened again",
+        "stopping",
+    ):
+        [line] = [line for line in log.splitlines() if text in line]
+        assert re.search(rf'"by": "[a-z ]*{user}, process [0-9]+"', line), line
 
 
 @pytest.mark.parametrize("action", [("hosts-add",), ("hosts-remove", "a")])

@@ -122,7 +122,7 @@ def test_list_takes_filters(dispatcher, queue, run, options, procedures):
 def test_list_is_a_table_on_a_terminal(dispatcher, queue, shown):
     titles, first, *rest = shown("list")
     assert titles.split() == [
-        *("JOB", "STATE", "HOST", "PROCEDURE", "SUBMITTED", "RAN", "BY", "QUEUE")
+        *("JOB", "STATE", "HOST", "PROCEDURE", "SUBMITTED", "TOOK", "BY", "QUEUE")
     ]
     assert first.split()[:4] == [queue[0], "running", HOST, "wait"]
     assert len(rest) == 3

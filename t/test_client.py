@@ -341,6 +341,12 @@ def test_waiting_for_a_result_ends_in_time_if_asked_to(dispatcher):
     assert job.get(timeout=0.01) is CALL_NOT_FINISHED
 
 
+def test_looking_for_a_result_for_no_time_at_all_asks_once(dispatcher):
+    rpc = dispatcher(line({"result": 5}), line({"no_result": True}))
+    assert rpc.job(JOB).get(timeout=0) == 5
+    assert rpc.job(JOB).get(timeout=0) is harp.CALL_NOT_FINISHED
+
+
 def test_refusal_of_a_result_is_raised_also_by_result(dispatcher):
     rpc = dispatcher({"harpcaller": 1, "error": error_object("invalid_jobid", "none")})
     with pytest.raises(harp.RemoteError, match="invalid_jobid"):
@@ -362,6 +368,8 @@ NO_REPLIES = {
     "exception without type": b'{"exception": {"message": "x"}}\n',
     "error with a type that is a number": b'{"error": {"type": 1, "message": "x"}}\n',
     "cancelled is false": b'{"cancelled": false}\n',
+    "ran is unknown": b'{"error": {"type": "x", "message": "x", "ran": 7}}\n',
+    "a daemon's": b'{"harp": 1, "error": {"type": "x", "message": "x"}}\n',
     "refusal is a string": b'{"harpcaller": 1, "error": "no"}\n',
     "TLS": b"\x16\x03\x01\x00\x05hello\n",
 }
@@ -632,6 +640,11 @@ def test_public_names_are_annotated_and_described():
         if not function.__doc__ and not function.__name__.startswith("_"):
             lacking.append(f"{function.__qualname__}: docstring")
     assert not lacking
+
+
+def test_help_tells_of_all_public_names():
+    assert set(harp.__all__) <= set(dir(harp))
+    assert all(getattr(harp, name) is not None for name in harp.__all__)
 
 
 def test_package_says_that_it_is_typed():

@@ -256,6 +256,66 @@ def test_calls_that_are_lost_for_good_are_told_from_those_never_sent(scripted_pe
     assert isinstance(group.not_submitted["h99"], harp.ConnectFailed)
 
 
+def test_group_does_not_wait_for_calls_that_are_gone(scripted_peer):
+    gone = {"harpcaller": 1, "error": {"type": "invalid_jobid", "message": "gone"}}
+
+    def answer(request, n):
+        if "host" in request:
+            return accept(request)
+        return {"jobs": [], "next": None} if "list_jobs" in request else gone
+
+    rpc, _, _ = scripted(scripted_peer, answer)
+    with rpc:
+        group = rpc.hosts(["a", "b"]).uptime()
+        with pytest.raises(harp.NoSuchCall):
+            group.results(timeout=60)
+
+
+LISTED = {"job_id": "x", "call": {"host": "a"}}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"jobs": [5], "next": None},
+        {"jobs": [{}], "next": None},
+        {"jobs": [{"call": {"host": "a"}}], "next": None},
+        {"jobs": [LISTED | {"outcome": ["result"]}], "next": None},
+        {"jobs": [], "next": 7},
+        {"jobs": [], "next": "the same again"},
+    ],
+)
+def test_list_that_is_none_is_a_communication_error(scripted_peer, reply):
+    rpc, _, _ = scripted(scripted_peer, lambda request, n: reply)
+    with rpc, pytest.raises(harp.CommunicationError, match="not the protocol"):
+        rpc.group("g").results(timeout=60)
+
+
+def test_list_of_queues_without_an_end_is_a_communication_error(scripted_peer):
+    page = {"queues": [], "next": {"name": "the same again"}}
+    rpc, _, _ = scripted(scripted_peer, lambda request, n: page)
+    with rpc, pytest.raises(harp.CommunicationError, match="goes on where it began"):
+        rpc.queues()
+
+
+@pytest.mark.parametrize("more", [{"queue": 5}, {"call": {"host": 5}}, {"packets": "1"}])
+def test_status_of_a_group_that_is_none_is_a_communication_error(scripted_peer, more):
+    call = {"host": "a", "procedure": "b", "arguments": []}
+    status = {"job_id": "x", "call": call, "outcome": "error"} | more
+    end = {"error": {"type": "timeout", "message": "late", "ran": "no"}}
+
+    def answer(request, n):
+        if "list_jobs" in request:
+            return {"jobs": [status | {"call": call}], "next": None}
+        return status if "get_status" in request else end
+
+    rpc, _, _ = scripted(scripted_peer, answer)
+    with rpc, pytest.raises(harp.CommunicationError, match="not the protocol"):
+        if "packets" in more:
+            rpc.job("x").follow()
+        rpc.group("g").run_again()
+
+
 def test_group_none_of_which_could_be_submitted_is_an_error(scripted_peer):
     rpc, _, _ = scripted(scripted_peer, lambda request, n: refuse("auth_error"))
     with rpc, pytest.raises(harp.AccessDenied):

@@ -317,3 +317,22 @@ def test_real_dispatcher_is_reached_by_tls_and_password(make_servers, certificat
         with harp.HarpCaller(url, password="falsch", **trust) as rpc:
             with pytest.raises(harp.AccessDenied):
                 rpc.localhost.add(1, 2)
+
+
+def test_queues_come_in_parts_and_are_all_returned(scripted_peer):
+    requests = []
+    names = [{"q": 1}, {"q": 2}]
+
+    def serve(connection):
+        while request := connection.readline():
+            requests.append(json.loads(request)["list_queues"])
+            name = names[len(requests) - 1]
+            reply = {"queues": [{"name": name}]}
+            if name is not names[-1]:
+                reply["next"] = name
+            connection.send(json.dumps(reply).encode() + b"\n")
+
+    peer = scripted_peer(serve)
+    with harp.HarpCaller(*peer.address) as rpc:
+        assert [queue["name"] for queue in rpc.queues()] == names
+    assert requests == [True, {"after": names[0]}]

@@ -189,6 +189,40 @@ def test_poll_that_breaks_is_repeated_from_its_start(dispatcher):
     assert rpc.job(JOB).poll(3) == (["d", "e"], 5, Result(1))
 
 
+@pytest.mark.parametrize("numbers", [(4, 5), (3, 3), (3, 5)])
+def test_poll_takes_no_packet_for_another(dispatcher, numbers):
+    lines = [{"packet": number, "data": "d"} for number in numbers]
+    rpc = dispatcher(to_lines(*lines, {"result": 1}))
+    with pytest.raises(harp.CommunicationError, match=r"packet \d in place of \d"):
+        rpc.job(JOB).poll(3)
+
+
+def test_poll_reads_no_more_than_it_wants(dispatcher):
+    def stream_for_ever(connection):
+        number = 0
+        try:
+            while True:
+                connection.send(packets(number, "a", "b"))
+                number += 2
+        except OSError:
+            pass  # the client has left
+
+    rpc = dispatcher(stream_for_ever)
+    assert rpc.job(JOB).poll(limit=3) == (["a", "b", "a"], 3, None)
+
+
+def test_connection_with_more_than_the_reply_is_not_used_again(scripted_peer):
+    def serve(connection):
+        connection.readline()
+        connection.send(to_lines({"result": 1}, {"result": 2}))
+        connection.read_to_end()
+
+    peer = scripted_peer(serve)
+    with HarpCaller(*peer.address) as rpc:
+        assert [rpc.job(JOB).result(), rpc.job(JOB).result()] == [1, 1]
+    assert peer.connections == 2
+
+
 # --- asyncio ------------------------------------------------------------------------
 
 

@@ -7,10 +7,11 @@ from ipaddress import ip_network
 
 import pytest
 
-from harp import config, kinds
+from harp import config, kinds, listener, rights
 from harp.address import Address
 from harp.config import ConfigError, DaemonConfig, DispatcherConfig
 from harp.listener import Listener
+from harp.protocol.admin import Stop
 from harp.rights import EVERYTHING, Rights
 
 TABLES = pytest.mark.parametrize("table", [DaemonConfig, DispatcherConfig])
@@ -66,8 +67,8 @@ def test_row_says_what_it_is_for(table, name):
     _, row = config.keys(table)[name]
     assert row.name == name and row.meaning and row.kind.text
     assert row.unit in ("", "s", "bytes")
-    is_size = row.kind is config.SIZE
-    is_time = row.kind in (config.SECONDS, config.WHOLE_SECONDS, kinds.DURATION)
+    is_size = row.kind is kinds.SIZE
+    is_time = row.kind in (kinds.SECONDS, kinds.WHOLE_SECONDS, kinds.DURATION)
     is_time = is_time or row.kind is kinds.AGE
     assert row.unit == ("bytes" if is_size else "s" if is_time else "")
     assert re.fullmatch(r"[a-z_]+(\.[a-z_]+)?", name)
@@ -111,9 +112,9 @@ CASES = {
     ),
     "STOP": (
         [
-            ("stop", kinds.Stop()),
-            ("drain", kinds.Stop(True)),
-            ("drain 1", kinds.Stop(True, 1)),
+            ("stop", Stop()),
+            ("drain", Stop(True)),
+            ("drain 1", Stop(True, 1)),
         ],
         ["", "drain ", "drain 0", "drain -1", "drain 1.5", "drain  1", "drain 1s", 1]
         + [f"drain {MAX + 1}", "drain ٣", "stop 1", "Stop", True, None, []],
@@ -215,12 +216,20 @@ CASES = {
 }
 
 
+KINDS = {
+    name: kind
+    for module in (kinds, listener, rights)
+    for name, kind in vars(module).items()
+    if isinstance(kind, kinds.Kind)
+}
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "parsed"),
     [(kind, value, parsed) for kind in CASES for value, parsed in CASES[kind][0]],
 )
 def test_value_is_taken_as_what_it_means(kind, value, parsed):
-    result = getattr(config, kind).parse(value)
+    result = KINDS[kind].parse(value)
     assert result == parsed and type(result) is type(parsed)
 
 
@@ -229,13 +238,11 @@ def test_value_is_taken_as_what_it_means(kind, value, parsed):
 )
 def test_value_that_is_not_of_its_kind_is_refused(kind, value):
     with pytest.raises(ValueError):
-        getattr(config, kind).parse(value)
+        KINDS[kind].parse(value)
 
 
 def test_every_kind_has_its_cases():
-    assert CASES.keys() == {
-        name for name, kind in vars(config).items() if isinstance(kind, config.Kind)
-    }
+    assert CASES.keys() == KINDS.keys()
 
 
 def test_tcp_listener_without_a_word_about_its_clients_says_what_to_write():

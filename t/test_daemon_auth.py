@@ -14,7 +14,8 @@ from daemon_setup import (  # noqa: F401
     request,
 )
 from harp.config import ConfigError, DaemonConfig
-from harp.auth import Authenticator, may_call
+from harp.auth import Authenticator
+from harp.daemon.front import may_call
 from harp.auth.delays import Delays
 from harp.errors import Refusal
 

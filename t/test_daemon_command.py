@@ -236,6 +236,27 @@ def test_pid_file_of_a_daemon_that_was_killed_is_stale(background, wait_for):
     assert background.do("stop").returncode == 0
 
 
+def test_log_goes_to_a_file_that_may_be_moved_away(background, tmp_path):
+    background.log = tmp_path / "harpd.log"
+    background.arguments[-1] = background.log
+    assert background.do("start").returncode == 0
+    background.log.rename(tmp_path / "harpd.log.1")
+    assert background.do("reload").returncode == 0
+    assert "reloaded" in background.log.read_text()
+    assert background.do("stop").returncode == 0
+
+
+def test_check_makes_no_log_file(background, tmp_path):
+    for target in (tmp_path / "new.log", background.arguments[-1]):
+        background.arguments[-1] = target
+        done = background.do("-t")
+        assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "new.log").exists() and not background.log.exists()
+    background.arguments[-1] = "/nope/log"
+    done = background.do("-t")
+    assert done.returncode == 78 and "logging: /nope/log: No such file" in done.stderr
+
+
 def test_what_procedures_print_while_they_load_goes_to_the_log(background, wait_for):
     with background.procedures.open("a") as file:
         file.write("print('loaded, and said so')\n")
@@ -249,7 +270,8 @@ def test_log_goes_to_the_systems_log_only_if_there_is_one(background, tmp_path):
         pytest.skip("here is a system's log, which tests don't write to")
     done = run(*background.arguments[:4], "--syslog")
     assert done.returncode == 78
-    assert "logging: system's log: No such file" in done.stderr
+    assert "logging: the system's log: No such file" in done.stderr
+    assert 'set "logging" to a file' in done.stderr
 
 
 # --- init actions -------------------------------------------------------------------

@@ -16,7 +16,7 @@ from daemon_setup import (  # noqa: F401
     make_harpd,
     needs_root,
 )
-from harp import access, accounts, testing
+from harp import accounts, hands, testing
 
 WHO = """
 import os
@@ -294,7 +294,7 @@ def test_code_that_everybody_can_write_is_named_with_its_mode(tmp_path, mode, te
     file = tmp_path / "file"
     file.touch()
     file.chmod(mode)
-    found = access.who_can_write(str(file), OWNER)
+    found = hands.who_can_write(str(file), OWNER)
     assert len(found) == bool(text)
     if text:
         assert found[0].startswith(f"{file}: {text}")
@@ -305,14 +305,14 @@ def test_directories_on_the_way_count_but_for_sticky_ones(tmp_path):
     file = outer / "inner" / "file"
     file.parent.mkdir(parents=True)
     file.touch()
-    assert access.who_can_write(str(file), OWNER) == []
+    assert hands.who_can_write(str(file), OWNER) == []
     outer.chmod(0o777)
-    (found,) = access.who_can_write(str(file), OWNER)
+    (found,) = hands.who_can_write(str(file), OWNER)
     assert found.startswith(f"{outer}: everybody can write it (mode 0777")
     outer.chmod(0o1777)
-    assert access.who_can_write(str(file), OWNER) == []
+    assert hands.who_can_write(str(file), OWNER) == []
     # Everybody could add a module there, though.
-    assert access.code_that_others_can_write(str(outer), OWNER)
+    assert hands.code_that_others_can_write(str(outer), OWNER)
 
 
 def test_what_a_symbolic_link_passes_on_its_way_counts(tmp_path):
@@ -322,12 +322,12 @@ def test_what_a_symbolic_link_passes_on_its_way_counts(tmp_path):
     (open_to_all / "second").symlink_to("../file")
     (tmp_path / "first").symlink_to(open_to_all / "second")
     path = str(tmp_path / "first")
-    assert access.who_can_write(path, OWNER) == []
+    assert hands.who_can_write(path, OWNER) == []
     open_to_all.chmod(0o777)
-    (found,) = access.who_can_write(path, OWNER)
+    (found,) = hands.who_can_write(path, OWNER)
     assert found.startswith(f"{open_to_all}: ")
     (tmp_path / "circle").symlink_to("circle")
-    assert access.who_can_write(str(tmp_path / "circle"), OWNER) == []
+    assert hands.who_can_write(str(tmp_path / "circle"), OWNER) == []
 
 
 def test_each_module_of_a_directory_counts(tmp_path):
@@ -336,7 +336,7 @@ def test_each_module_of_a_directory_counts(tmp_path):
     (tmp_path / "two.py").chmod(0o666)
     (tmp_path / "notes").touch()
     (tmp_path / "notes").chmod(0o666)
-    (found,) = access.code_that_others_can_write(str(tmp_path), OWNER)
+    (found,) = hands.code_that_others_can_write(str(tmp_path), OWNER)
     assert found.startswith(f"{tmp_path}/two.py: ")
 
 
@@ -345,14 +345,14 @@ def test_owner_and_group_of_a_file_count(tmp_path):
     file = tmp_path / "file"
     file.touch()
     os.chown(file, 1, 1)
-    (found,) = access.who_can_write(str(file), 0)
+    (found,) = hands.who_can_write(str(file), 0)
     assert found.startswith(f"{file}: its owner, daemon, can write it (mode 0644")
-    assert access.who_can_write(str(file), 1) == []
+    assert hands.who_can_write(str(file), 1) == []
     # A group of which the owner is the only member is the owner.
     file.chmod(0o664)
-    assert access.who_can_write(str(file), 1) == []
+    assert hands.who_can_write(str(file), 1) == []
     os.chown(file, 0, 1)
-    (found,) = access.who_can_write(str(file), 0)
+    (found,) = hands.who_can_write(str(file), 0)
     assert found.startswith(f"{file}: group daemon can write it (mode 0664")
 
 
@@ -375,7 +375,7 @@ def test_secret_is_read_by_the_owner_and_the_groups_of_the_front_only(
     file.touch()
     os.chown(file, 0, gid)
     file.chmod(mode)
-    found = access.who_can_read(str(file), 0, groups)
+    found = hands.who_can_read(str(file), 0, groups)
     assert bool(found) == is_fault
     if is_fault:
         assert str(file) in found[0] and f"mode {mode:04o}" in found[0]

@@ -29,7 +29,8 @@ def setup(directory, *arguments, env=None) -> subprocess.CompletedProcess:
 
 
 def contents(directory) -> dict[str, bytes]:
-    return {name: (directory / name).read_bytes() for name in os.listdir(directory)}
+    files = [path for path in directory.iterdir() if path.is_file()]
+    return {path.name: path.read_bytes() for path in files}
 
 
 def openssl(*arguments) -> str:
@@ -42,7 +43,7 @@ def test_setup_makes_what_is_missing_and_the_check_finds_no_fault(tmp_path):
     done = setup(directory)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    assert sorted(os.listdir(directory)) == NAMES
+    assert sorted(contents(directory)) == NAMES
     for name in NAMES:
         assert f"{directory / name}: made" in done.stderr
     command = [*HARPD, "-t", "-c", directory / "harpd.toml"]
@@ -95,6 +96,16 @@ def test_only_what_is_missing_is_made(tmp_path):
     assert after == before
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+
+def test_where_there_is_no_systems_log_a_file_is_configured(tmp_path):
+    setup(tmp_path, "--logs", tmp_path / "logs")
+    loaded = config.load(str(tmp_path / "harpd.toml"), config.DaemonConfig)
+    if os.path.exists("/dev/log"):
+        assert loaded.logging is None and not (tmp_path / "logs").exists()
+    else:
+        assert loaded.logging == f"{tmp_path}/logs/harpd.log"
+        assert (tmp_path / "logs").stat().st_mode & 0o777 == 0o750
 
 
 def test_certificate_without_its_key_is_left_to_the_operator(tmp_path):
@@ -155,7 +166,7 @@ def test_host_line_is_all_that_a_dispatcher_needs(tmp_path):
         "from harp import procedure\n@procedure(uid=%d)\ndef hello(): return 'hello'\n"
         % os.getuid()
     )
-    daemon = testing.Program([*HARPD, "-c", file], tmp_path / "log")
+    daemon = testing.Program([*HARPD, "-c", file], tmp_path / "output")
     daemon.start()
     try:
         port = int(daemon.addresses[0].rpartition(":")[2])

@@ -255,6 +255,37 @@ def test_network_that_is_not_listed_is_closed_without_a_word(make_dispatcher):
     assert "connection refused" in dispatcher.log()
 
 
+def test_reload_changes_who_may_come_in_at_an_address(
+    make_dispatcher, secure, tmp_path
+):
+    dispatcher = make_dispatcher()
+    port = port_of(dispatcher)
+    unix = f"unix:{tmp_path}/d/client"
+
+    def reload(*listen) -> list[str]:
+        dispatcher.configure(listen=[*listen])
+        dispatcher.write_config()
+        reply = dispatcher.admin("reload")
+        assert reply["faults"] == []
+        return reply["restart"]
+
+    # The port that was free is that of 127.0.0.1:0.
+    entry = {"address": "127.0.0.1:0", "tls": True}
+    assert reload(unix, entry | {"allow_from": ["192.0.2.0/24"]}) == []
+    with Client(("127.0.0.1", port)) as client:
+        assert client.line() == b""
+    assert reload(unix, entry | {"anonymous": True}) == []
+    assert "hosts" in secure(dispatcher).ask(request("list_hosts", True))
+    assert "need not say who they are" in dispatcher.log()
+    assert reload(unix, entry | {"tls": False, "anonymous": True}) == []
+    with Client(("127.0.0.1", port)) as client:
+        assert "hosts" in client.ask(request("list_hosts", True))
+    other = {"address": unix, "mode": "0600"}
+    assert reload(other, entry) == [f"listen ({unix})"]
+    assert type_of(secure(dispatcher).ask(request("list_hosts", True))) == "auth_error"
+    assert reload(unix, entry) == []
+
+
 def test_silent_handshake_ends_in_time(make_dispatcher, wait_for):
     dispatcher = make_dispatcher(limits={"handshake_timeout": 0.2})
     with Client(("127.0.0.1", port_of(dispatcher))) as client:

@@ -1,7 +1,9 @@
 """harpcallerd's command line: the check, the background, init actions, status, reload,
 logs."""
 
+import argparse
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -88,8 +90,7 @@ def test_check_of_good_files_says_so_and_makes_nothing(background):
     done = background.do("-t")
     assert done.returncode == 0, done.stderr
     assert f"{background.config_file}: good" in done.stderr
-    # A log file is opened to see whether it can be.
-    assert sorted({*os.listdir(background.directory)} - {"log"}) == before
+    assert sorted(os.listdir(background.directory)) == before
 
 
 def test_check_names_every_fault_at_once_with_file_and_key(background, tmp_path):
@@ -128,6 +129,17 @@ def test_check_names_every_fault_at_once_with_file_and_key(background, tmp_path)
 
 
 @needs_root
+def test_check_names_a_job_log_of_another_layout_and_leaves_it_alone(background):
+    jobs = background.directory / "jobs"
+    background.configure(stream_directory=jobs)
+    jobs.mkdir(mode=0o700)
+    (jobs / "format").write_text("2\n")
+    done = background.do("-t")
+    assert done.returncode == 78
+    assert f"stream_directory: {jobs}/format: layout '2'" in done.stderr
+    assert os.listdir(jobs) == ["format"]
+
+
 def test_check_looks_with_the_eyes_of_the_user_that_it_will_be(background):
     listener = {"address": f"unix:{background.directory}/c", "group": "no such group"}
     background.configure(user="nobody", admin_group="root", listen=[listener])
@@ -355,14 +367,18 @@ def test_reload_tells_the_reason_when_all_stays_and_what_needs_a_restart(backgro
     assert done.returncode == 1
     assert "/nope.pem: No such file" in done.stderr
     assert "all stays as it was" in done.stderr
+    tcp = {"address": "127.0.0.1:0", "anonymous": True}
     background.configure(
-        trust={}, listen=[f"unix:{background.directory}/other"], max_exec_time=10
+        trust={}, listen=[tcp, f"unix:{background.directory}/other"], max_exec_time=10
     )
     for _ in range(2):  # it still does
         done = background.do("reload")
         assert done.returncode == 0
         assert done.stderr == (
-            "harpcallerd: listen changes at the next start only\n"
+            f"harpcallerd: listen (unix:{background.directory}/client) changes at the "
+            "next start only\n"
+            f"harpcallerd: listen (unix:{background.directory}/other) changes at the "
+            "next start only\n"
         )
     with background.client() as client:
         job_id = client.ask(call_request("echo", max_exec_time=100))["job_id"]
@@ -537,3 +553,42 @@ def test_socket_that_somebody_listens_on_is_left_alone(background):
         done = background.do("-d")
         assert done.returncode == 1 and "another process listens there" in done.stderr
         assert os.path.exists(path)
+
+
+# --- the command itself -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", command_line._ACTIONS)
+def test_module_adds_the_actions_that_it_is_loaded_for(module):
+    added = []
+
+    def add(name, run, text):
+        added.append(name)
+        return argparse.ArgumentParser()
+
+    importlib.import_module(f"harp.cli.admin.{module}").add_actions(add)
+    assert tuple(added) == command_line._ACTIONS[module]
+
+
+def test_reply_that_is_none_of_ours_is_said_in_one_line(tmp_path):
+    path = tmp_path / "control"
+    config = tmp_path / "harpcaller.toml"
+    config.write_text(f'admin_socket = "{path}"\n')
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        asking = subprocess.Popen(
+            [*HARPCALLERD, "-c", config, "stop"], stderr=subprocess.PIPE, text=True
+        )
+        listener.settimeout(50)
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rwb") as lines:
+            lines.readline()
+            lines.write(b'{"pid":"many"}\n')
+            lines.flush()
+            _, said = asking.communicate(timeout=50)
+    assert asking.returncode == 4
+    assert said == (
+        "harpcallerd: the dispatcher's reply is not understood: "
+        '"pid" must be an integer\n'
+    )

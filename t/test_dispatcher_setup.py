@@ -62,6 +62,7 @@ def test_setup_makes_what_is_missing_and_the_check_finds_no_fault(tmp_path):
     assert sorted(os.listdir(tmp_path / "etc")) == NAMES
     for name in NAMES:
         assert f"{tmp_path}/etc/{name}: made" in done.stderr
+    assert f"harpcallerd -c {tmp_path}/etc/harpcaller.toml start" in done.stderr
     assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
     set_keys(
         tmp_path,

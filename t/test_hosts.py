@@ -107,6 +107,7 @@ def test_line_that_is_no_host_is_skipped_and_logged_without_its_content(
     hosts = make_hosts(file=str(path))
     assert known(hosts) == ["after", "before"]
     assert f'"source": "{path}", "line": 2' in caplog.text
+    assert "line 2 is skipped: " in hosts.trouble().text
     assert "sesame" not in caplog.text
     assert len(check(configuration(file=str(path)))) == 1
 
@@ -184,7 +185,7 @@ def test_change_is_logged_by_name_only(make_hosts, tmp_path, caplog):
     hosts = make_hosts(file=str(path))
     caplog.clear()
     path.write_text(lines(entry("stays"), entry("changes", port=5), entry("comes")))
-    assert hosts.refresh().applied
+    assert hosts.refresh().result().applied
     [record] = caplog.records
     fields = json.loads(record.getMessage().removeprefix("hosts "))
     assert fields == {
@@ -194,7 +195,7 @@ def test_change_is_logged_by_name_only(make_hosts, tmp_path, caplog):
         "changed": ["changes"],
     }
     assert "sesame" not in caplog.text
-    assert hosts.refresh().applied
+    assert hosts.refresh().result().applied
     assert len(caplog.records) == 1
 
 
@@ -238,7 +239,7 @@ def test_script_that_fails_leaves_the_hosts_as_they_are(
     make_script(text)
     hosts.apply(configuration(script=good, timeout=0.2))
     with pytest.raises(HostsError, match=reason):
-        hosts.refresh()
+        hosts.refresh().result()
     assert known(hosts) == ["a"]
     assert reason in caplog.text
     assert reason in hosts.trouble().text
@@ -258,14 +259,14 @@ def test_standard_error_of_a_script_is_logged(make_hosts, make_script, caplog):
 
 
 def test_stop_ends_a_script_that_runs_and_the_wait_for_it(
-    make_hosts, make_script, tmp_path, in_thread, wait_for
+    make_hosts, make_script, tmp_path, wait_for
 ):
     good = f"echo '{json.dumps(entry('a'))}'\n"
     hosts = make_hosts(script=make_script(good))
     make_script(f"touch {tmp_path}/runs; sleep 60 & wait\n")
-    refresh = in_thread(hosts.refresh)
+    refresh = hosts.refresh()
     wait_for((tmp_path / "runs").exists)
-    waits = in_thread(hosts.refresh)
+    waits = hosts.refresh()
     wait_for(lambda: hosts._orders)
     hosts.stop()
     for one in (refresh, waits):
@@ -295,7 +296,7 @@ def test_start_after_a_stop_ends_at_once(make_script):
     hosts.stop()
 
 
-def test_script_never_runs_twice_at_once(make_hosts, make_script, tmp_path, in_thread):
+def test_script_never_runs_twice_at_once(make_hosts, make_script, tmp_path):
     log = tmp_path / "log"
     script = make_script(
         f"mkdir {tmp_path}/lock || exit 1\n"
@@ -303,12 +304,12 @@ def test_script_never_runs_twice_at_once(make_hosts, make_script, tmp_path, in_t
         f"echo '{json.dumps(entry('a'))}'\n"
     )
     hosts = make_hosts(script=script, refresh=0.001)
-    asking = [in_thread(hosts.refresh) for _ in range(10)]
+    asking = [hosts.refresh() for _ in range(10)]
     assert all(one.result().applied for one in asking)
 
 
 def test_refresh_that_is_asked_for_during_another_sees_what_came_meanwhile(
-    make_hosts, make_script, tmp_path, in_thread, wait_for
+    make_hosts, make_script, tmp_path, wait_for
 ):
     path = tmp_path / "list"
     path.write_text(lines(entry("a")))
@@ -318,10 +319,10 @@ def test_refresh_that_is_asked_for_during_another_sees_what_came_meanwhile(
     )
     hosts = make_hosts(script=script)
     (tmp_path / "wait").touch()
-    first = in_thread(hosts.refresh)
+    first = hosts.refresh()
     wait_for(lambda: len((tmp_path / "runs").read_text().split()) == 2)
     path.write_text(lines(entry("b")))
-    second = in_thread(hosts.refresh)
+    second = hosts.refresh()
     wait_for(lambda: hosts._orders)
     (tmp_path / "go").touch()
     assert (first.result().came, second.result().came) == ([], ["b"])
@@ -384,7 +385,7 @@ def test_refresh_that_removes_more_than_half_is_refused_unless_forced(
     path.write_text(lines(*map(entry, before)))
     hosts = make_hosts(file=str(path))
     path.write_text(lines(*map(entry, after)))
-    refresh = hosts.refresh()
+    refresh = hosts.refresh().result()
     assert refresh.applied is is_taken
     assert (refresh.fault is None) is is_taken
     assert known(hosts) == sorted(after if is_taken else before)
@@ -393,7 +394,7 @@ def test_refresh_that_removes_more_than_half_is_refused_unless_forced(
         assert f"remove {len(went)} of {len(before)} hosts (" in refresh.fault
         assert refresh.fault in caplog.text and json.dumps(went) in caplog.text
         assert hosts.trouble().text == refresh.fault
-        assert hosts.refresh(force=True).applied
+        assert hosts.refresh(force=True).result().applied
         assert known(hosts) == sorted(after)
     assert hosts.trouble() is None
 
@@ -420,7 +421,7 @@ def test_dry_run_tells_what_it_would_do_and_does_nothing(make_hosts, tmp_path, c
     hosts = make_hosts(file=str(path))
     caplog.clear()
     path.write_text(lines(entry("a", port=5), entry("d")) + "garbage\n")
-    refresh = hosts.refresh(dry_run=True)
+    refresh = hosts.refresh(dry_run=True).result()
     assert refresh.fault is not None
     assert refresh._replace(fault=None) == Refreshed(
         str(path), 3, 2, ["d"], ["b", "c"], ["a"], 1, False, None
@@ -437,9 +438,9 @@ def test_script_that_is_refused_leaves_the_cache_alone(
     hosts = make_hosts(script=make_script(f"cat {path}\n"), cache=str(cache))
     good = cache.read_text()
     path.write_text("")
-    assert not hosts.refresh().applied
+    assert not hosts.refresh().result().applied
     assert cache.read_text() == good
-    assert hosts.refresh(force=True).applied
+    assert hosts.refresh(force=True).result().applied
     assert cache.read_text() == ""
 
 
@@ -509,6 +510,28 @@ def test_missing_cache_is_logged(make_hosts, make_script, tmp_path, caplog):
     hosts = make_hosts(script=make_script("exit 1\n"), cache=str(tmp_path / "cache"))
     assert known(hosts) == []
     assert "no hosts from the cache either" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("printed", "is_taken"),
+    [("", False), ("a", False), ("ab", True), ("abcde", True), ("wxyz", False)],
+)
+def test_first_run_that_would_remove_more_than_half_of_the_cache_is_refused(
+    make_hosts, make_script, tmp_path, caplog, printed, is_taken
+):
+    cache, path = tmp_path / "cache", tmp_path / "list"
+    before = lines(*map(entry, "abcd"))
+    cache.write_text(before)
+    path.write_text(lines(*map(entry, printed)))
+    hosts = make_hosts(script=make_script(f"cat {path}\n"), cache=str(cache))
+    assert known(hosts) == list(printed if is_taken else "abcd")
+    assert cache.read_text() == (path.read_text() if is_taken else before)
+    assert (hosts.trouble() is None) is is_taken
+    if not is_taken:
+        assert "would remove" in hosts.trouble().text
+        assert "hosts are those of the cache" in caplog.text
+        assert hosts.refresh(force=True).result().applied
+        assert known(hosts) == list(printed)
 
 
 def test_failing_script_does_not_overwrite_the_cache(make_hosts, make_script, tmp_path):

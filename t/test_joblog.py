@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harp import config, jobid, protocol
+from harp.dispatcher import joblog
 from harp.dispatcher.disk import FileGone, StorageError
 from harp.dispatcher.joblog import LAYOUT, LogInUse, begin_of_hour
 from joblogs import (
@@ -330,6 +331,18 @@ def test_job_ids_come_newest_first_from_everywhere(log):
 )
 def test_hour_of_a_directory_is_read_off_its_name(name, begin):
     assert begin_of_hour(name) == begin
+
+
+def test_job_ids_of_a_full_directory_are_sorted_as_far_as_they_are_wanted(
+    log, directory, monkeypatch
+):
+    monkeypatch.setattr(joblog, "_SORTED_FIRST", 2)
+    ids = sorted((jobid.make() for _ in range(50)), reverse=True)
+    for job_id in ids:
+        (directory / "active" / f"{job_id}.jsonl").touch()
+    (directory / "active" / ids[7]).touch()
+    assert list(log.job_ids()) == ids
+    assert list(log.job_ids(before=ids[20], least=ids[40])) == ids[21:41]
 
 
 def test_job_that_moves_while_they_are_listed_is_listed_once(log):

@@ -18,6 +18,7 @@ from harp import config, jobid, protocol, wire
 from harp.dispatcher import jobs as jobs_module
 from harp.dispatcher.call import Caller
 from harp.dispatcher.connecting import Connector
+from harp.dispatcher.explain import Explaining
 from harp.dispatcher.hosts import Hosts
 from harp.dispatcher.jobs import Jobs
 from harp.dispatcher.queues import Queues
@@ -25,7 +26,7 @@ from harp.dispatcher.reading import Reading
 from harp.dispatcher.resolver import Resolver
 from harp.dispatcher.trust import Trust
 from harp.errors import Refusal
-from joblogs import FailingDisk, open_log
+from joblogs import START, FailingDisk, make_record, open_log
 
 QUEUE = protocol.Queue({"q": 1}, 1)
 
@@ -198,6 +199,37 @@ def test_call_that_can_not_be_stored_is_refused_and_forgotten(
     assert system.queues.enter("other", 7).concurrency == 7
 
 
+def test_refused_call_whose_file_stays_is_no_job(system, script, tmp_path, wait_for):
+    script.released.set()
+    system.disk.fail("sync_directory")
+    system.disk.fail("remove")
+    left, again = jobid.make(), jobid.make()
+    for job_id in (left, again):
+        assert refusal(system.submit, job_id=job_id) == "storage_error"
+        assert refusal(system.jobs.open, job_id) == "invalid_jobid"
+        assert system.jobs.request_cancel(job_id) is False
+    assert active(tmp_path) == sorted(f"{job_id}.jsonl" for job_id in (left, again))
+    system.disk.mend()
+    # Under its id another call may come: nobody was told that the first was taken.
+    assert system.submit("other", job_id=again) == again
+    wait_for(lambda: system.end(again))
+    assert script.called == ["other"]
+    system.jobs.stop(time.monotonic() + 10)
+    system.log.close()
+    # Nor does the next start run it.
+    wait_for(lambda: active(tmp_path) == [])
+
+
+def test_storage_that_failed_is_found_mended_without_a_call(system, tmp_path):
+    system.disk.fail("sync", errno.EIO)
+    assert refusal(system.submit) == "storage_error"
+    system.log.look_again()
+    assert system.log.refusing_since is not None
+    system.disk.mend()
+    system.log.look_again()
+    assert system.log.refusing_since is None and active(tmp_path) == []
+
+
 def test_repeated_call_waits_for_the_sync_of_the_first(
     system, in_thread, wait_for, script
 ):
@@ -281,13 +313,37 @@ def test_job_whose_file_can_not_be_opened_waits_until_it_can(
     script.released.set()
     system.disk.fail("open", errno.EMFILE)
     job_id = system.submit()
-    wait_for(lambda: "can't be stored for now" in caplog.text)
-    assert script.called == []
+    wait_for(lambda: "can't be opened for now" in caplog.text)
+    assert script.called == [] and "can't be stored" not in caplog.text
     job = system.jobs.request_cancel(job_id)
     assert job.unstored
     system.disk.mend()
     wait_for(lambda: system.end(job_id))
     assert script.called == ["echo"] and not job.unstored
+
+
+def test_ends_that_can_not_be_stored_at_the_start_take_one_thread(
+    script, tmp_path, wait_for, request
+):
+    open_log(tmp_path / "jobs").close()
+    ids = [jobid.make() for _ in range(20)]
+    for job_id in ids:
+        path = tmp_path / "jobs" / "active" / f"{job_id}.jsonl"
+        path.write_bytes(make_record(job_id).encode() + START.encode())
+    before = threading.active_count()
+    disk = BlockingDisk()
+    disk.fail("write", errno.ENOSPC)
+    settings = config.check({}, config.DispatcherConfig, "test")
+    system = System(tmp_path / "jobs", settings, script, disk)
+    request.addfinalizer(system.stop)
+    assert threading.active_count() < before + len(ids)
+    wait_for(lambda: system.jobs.unstored()[0] == len(ids))
+    assert all(system.state(job_id) == "running" for job_id in ids)
+    disk.mend()
+    for job_id in ids:
+        wait_for(lambda: system.end(job_id))
+    assert system.jobs.unstored() == (0, None)
+    wait_for(lambda: active(tmp_path) == [])
 
 
 # What can fail while something is stored in a job's file, and how often. After a sync
@@ -385,6 +441,68 @@ def test_cancel_that_can_not_be_stored_is_refused_and_the_job_goes_on(
     wait_for(lambda: system.end(second))
     assert script.called == ["hold", "1", "2"]
     assert system.end(first) == script.end
+
+
+def test_queue_whose_cancel_can_not_be_stored_midway_goes_on(
+    system, script, wait_for
+):
+    holder = system.submit("hold", queue=QUEUE)
+    wait_for(lambda: script.called)
+    waiting = [system.submit(f"n{n}", queue=QUEUE) for n in range(5)]
+    system.disk.fail("write", errno.ENOSPC, after=2)
+    with pytest.raises(Refusal, match="2 of 5 jobs are cancelled") as caught:
+        system.jobs.cancel_queue(protocol.canonical(QUEUE.name))
+    assert caught.value.type == "storage_error"
+    system.disk.mend()
+    outcomes = [system.reading(job_id)[0]["outcome"] for job_id in waiting]
+    assert outcomes == ["cancelled", "cancelled", None, None, None]
+    # The one that runs was not told: what holds the queue goes on, too.
+    script.released.set()
+    wait_for(lambda: system.end(waiting[-1]))
+    assert system.end(holder).outcome == "result"
+    assert script.called == ["hold", "n2", "n3", "n4"]
+
+
+def test_queue_is_not_cancelled_during_the_stop(system, script, wait_for, tmp_path):
+    system.submit("hold", queue=QUEUE)
+    wait_for(lambda: script.called)
+    waiting = [system.submit(queue=QUEUE) for _ in range(3)]
+    script.released.set()
+    system.jobs.stop(time.monotonic() + 10)
+    with pytest.raises(Refusal, match="0 of 3 .* stopping"):
+        system.jobs.cancel_queue(protocol.canonical(QUEUE.name))
+    assert active(tmp_path) == sorted(f"{job_id}.jsonl" for job_id in waiting)
+    assert system.queues.counts() == (3, 0)
+
+
+def test_job_waits_for_a_thread_only_as_long_as_none_can_be_started(
+    system, script, monkeypatch, wait_for
+):
+    explaining = Explaining(system.jobs, system.queues, lambda: 1000)
+
+    def why(job_id):
+        job, reader = system.jobs.open(job_id)
+        with reader:
+            said = explaining.explain(job, reader, lambda record: True)
+        return said["explain"].get("reason")
+
+    holder = system.submit("hold")
+    wait_for(lambda: script.called)
+    with monkeypatch.context() as patch:
+
+        def refuse(thread):
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", refuse)
+        job_id = system.submit("wait")
+        assert why(job_id) == "threads"
+        assert system.jobs.threads_refused_since() is not None
+    # Nobody submits anything: who asks for the state has it tried again.
+    wait_for(lambda: system.jobs.threads_refused_since() is None)
+    wait_for(lambda: script.called == ["hold", "wait"])
+    script.released.set()
+    for one in (holder, job_id):
+        wait_for(lambda: system.end(one))
 
 
 def test_second_who_cancels_is_told_when_the_cancel_can_not_be_stored(

@@ -16,20 +16,21 @@ MAX_LINES = 600
 # What each part may import of the others; a part is a module or a package in lib/harp.
 LEAVES = {
     "errors", "proc", "jobid", "log", "address", "size", "duration", "linefile",
-    "certificate", "access", "accounts", "kernel", "provision",
+    "certificate", "hands", "accounts", "kernel", "provision", "commandline",
 }  # fmt: skip
 SERVER_SIDE = LEAVES | {
     "wire", "arguments", "protocol", "kinds", "config", "server", "service", "pidfile", "actions",
-    "template", "auth", "gate", "server_tls", "listener", "rights",
+    "template", "auth", "gate", "server_tls", "listener", "rights", "watched",
 }  # fmt: skip
 ALLOWED = {
     "errors": set(),
     "size": set(),
     "duration": set(),
-    "access": set(),
+    "hands": set(),
+    "commandline": set(),
     "accounts": set(),
     "kernel": set(),
-    "provision": set(),
+    "provision": {"log"},
     "linefile": set(),
     "certificate": set(),
     "proc": {"errors", "size"},
@@ -52,21 +53,23 @@ ALLOWED = {
     "groups": {"errors", "protocol", "jobid", "wire", "secret", "exchange", "outcome"}
     | {"calls"},
     "client": {"protocol", "settings", "connections", "exchange", "secret", "calls"}
-    | {"groups"},
+    | {"errors", "groups"},
     "direct": {"errors", "proc", "address", "wire", "protocol", "channel", "secret"}
     | {"tls"},
     "__init__": {"errors", "proc", "client", "direct", "calls", "streams", "outcome"}
     | {"secret", "groups"},
-    "listener": {"address"},
-    "rights": set(),
-    "kinds": {"address", "protocol", "size", "duration", "listener", "rights"},
-    "config": {"address", "kinds", "listener", "rights"},
-    "template": {"config", "kinds"},
+    "kinds": {"address", "protocol", "size", "duration"},
+    "listener": {"address", "kinds"},
+    "rights": {"kinds"},
+    "config": {"address", "kinds", "listener", "protocol", "rights"},
+    "template": {"config", "kinds", "rights"},
     "server": {"address", "wire", "config", "log"},
     "service": {"log"},
     "gate": {"server", "wire", "log"},
     "server_tls": {"config", "errors", "service", "wire"},
-    "auth": {"config", "errors", "linefile", "log", "service"},
+    "watched": {"log"},
+    "auth": {"commandline", "config", "errors", "linefile", "log", "service"}
+    | {"watched"},
     "pidfile": {"errors"},
     "actions": {"errors", "pidfile"},
     "daemon": SERVER_SIDE,
@@ -74,7 +77,8 @@ ALLOWED = {
     "testing": {"client", "direct"},
     "cli": LEAVES
     | {"__init__", "wire", "arguments", "protocol", "channel", "client", "direct", "config"}
-    | {"auth", "pidfile", "actions", "service", "template", "testing", "daemon", "dispatcher"},
+    | {"auth", "pidfile", "actions", "service", "template", "testing", "daemon", "dispatcher"}
+    | {"settings", "secret", "calls"},
 }
 
 
@@ -130,6 +134,11 @@ def test_table_of_layers_has_no_circle():
     assert not left
 
 
+def test_design_names_every_part():
+    text = (TOP / "doc" / "design.rst").read_text(encoding="utf-8")
+    assert [part for part in ALLOWED if f"``{part}``" not in text] == ["__init__"]
+
+
 def test_no_modules_import_each_other():
     graph = {name: ours(path) - {name} for name, path in NAMES.items()}
     # A package's own file is run before its modules, but is no part of them.
@@ -174,12 +183,27 @@ def test_client_library_is_light(run_python):
     assert not HEAVY & loaded
     assert {name for name in loaded if name.startswith("harp")} <= {
         "harp", "harp.address", "harp.calls", "harp.channel", "harp.client",
-        "harp.connections", "harp.direct", "harp.errors", "harp.exchange", "harp.jobid",
+        "harp.connections", "harp.errors", "harp.exchange", "harp.jobid",
         "harp.jsonline", "harp.outcome", "harp.proc", "harp.protocol", "harp.secret",
-        "harp.settings", "harp.streams", "harp.tls",
-        "harp.protocol.daemon", "harp.protocol.parts", "harp.protocol.replies",
+        "harp.settings", "harp.streams", "harp.protocol.parts", "harp.protocol.replies",
         "harp.protocol.requests", "harp.wire",
     }  # fmt: skip
+
+
+EAGERNESS = f"""
+import sys
+sys.path.insert(0, {str(PACKAGE.parent)!r})
+import harp.NAME
+print(*sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    "name, needed", [("daemon", {"daemon"}), ("dispatcher", {"asked", "daemon"})]
+)
+def test_servers_load_what_clients_load_when_they_need_it(run_python, name, needed):
+    loaded = set(run_python(EAGERNESS.replace("NAME", name), "-I").split())
+    assert {f"harp.protocol.{part}" for part in needed} <= loaded
 
 
 EFFECTS = f"""

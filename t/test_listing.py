@@ -4,7 +4,9 @@ import time
 
 import pytest
 from dispatchers import Dispatcher, request
-from harp import jobid
+from harp import jobid, protocol, wire
+from harp.dispatcher.listing import list_queues
+from harp.dispatcher.queues import QueueState
 from joblogs import write_done_jobs
 
 HOUR = 3600
@@ -138,3 +140,23 @@ def test_directory_that_is_no_hour_is_passed_over(running, ids, listed):
     dispatcher, _, _ = running
     (dispatcher.jobs / "done" / "lost+found").mkdir()
     assert set(ids) <= set(listed(limit=1000))
+
+
+# --- queues -------------------------------------------------------------------------
+
+
+def test_queues_are_listed_in_parts_of_bounded_size():
+    long = "x" * 500_000
+    names = [{"queue": f"{number:02}", "text": long} for number in range(20)]
+    keys = [protocol.canonical(name) for name in names]
+    states = [QueueState(key, 1, 0, 1, None) for key in reversed(keys)]
+    found, after, parts = [], None, 0
+    while parts == 0 or after is not None:
+        reply = list_queues(
+            states, protocol.ListQueues(after), lambda key: key != keys[3]
+        )
+        assert len(wire.encode(reply)) < 6 * 1024 * 1024
+        entries, after = protocol.parse_queue_list(reply)
+        found += [entry["name"] for entry in entries]
+        parts += 1
+    assert found == names[:3] + names[4:] and parts == 3

@@ -20,11 +20,15 @@ from dispatchers import (
 )
 from harp import config, jobid, protocol
 from harp.cli.admin.exposition import render
-from harp.cli.admin.log import describe_status
+from harp.cli.admin.life import describe
 from harp.dispatcher.counters import Counters
 from harp.dispatcher.jobs import Jobs
 from harp.dispatcher.queues import Queues
-from harp.protocol.admin import Metric
+from harp.protocol.admin import (
+    Metric,
+    build_dispatcher_status,
+    parse_dispatcher_status,
+)
 from joblogs import FailingDisk, make_record, open_log
 
 # The grammar of the text format 0.0.4, of what we use of it.
@@ -329,7 +333,8 @@ def test_status_reads_well():
         ],
     }
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1795456800))
-    assert list(describe_status(status)) == [
+    found = parse_dispatcher_status(status)
+    assert list(describe(found)) == [
         f"harpcallerd 1.0, process 12, running since {when}",
         "2 jobs running, 3 queued, 1 queues, 7 hosts, 5 connections",
         "2.5 GiB free for the job log, 64.0 MiB kept in reserve",
@@ -337,8 +342,9 @@ def test_status_reads_well():
         f"degraded since {when}: it is bad",
         "degraded: worse",
     ]
-    draining = status | {"stopping": False, "draining": True, "free": None}
-    assert list(describe_status(draining))[2].startswith("draining: ")
+    assert build_dispatcher_status(found) == status
+    draining = found._replace(stopping=False, draining=True, free=None)
+    assert list(describe(draining))[2].startswith("draining: ")
 
 
 def test_ends_that_can_not_be_stored_are_told(tmp_path, wait_for):

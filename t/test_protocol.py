@@ -98,6 +98,8 @@ REQUESTS = [
         protocol.ListJobs({"from": 1, "to": 2.5, "host": "web01", "limit": 1000}),
     ),
     (protocol.build_list_queues(), {"list_queues": True}, protocol.ListQueues()),
+    (protocol.build_list_queues({"q": 1}), {"list_queues": {"after": {"q": 1}}},
+     protocol.ListQueues({"q": 1})),
     (protocol.build_list_hosts(), {"list_hosts": True}, protocol.ListHosts()),
 ]
 
@@ -234,7 +236,11 @@ FAULTY = [
       for value in (None, 0, -1, 1.0, True, "1")],
     *[(asks(**{operation: value}), f'"{operation}" must be true')
       for operation in ("list_queues", "list_hosts")
-      for value in (None, False, 1, "x", {}, [])],
+      for value in (None, False, 1, "x", [])],
+    (asks(list_hosts={}), '"list_hosts" must be true'),
+    *[(asks(list_queues={"after": value}), '"list_queues.after" must be an object')
+      for value in (None, True, 1, "x", [])],
+    (asks(list_queues={}), '"list_queues.after" is missing'),
     *[(asks(list_jobs=value), '"list_jobs" must be an object')
       for value in (None, True, 1, "x", [])],
     (asks(list_jobs={"unknown": 1}), "no filter 'unknown'"),
@@ -328,7 +334,7 @@ def test_replies_that_are_no_end_are_parsed_as_what_they_are():
     assert protocol.parse_result_reply(protocol.build_no_result()) is None
     assert protocol.parse_stream_reply(protocol.build_continue()) is None
     packet = protocol.parse_stream_reply(protocol.build_packet(7, 1.5, {"a": 1}))
-    assert packet == protocol.Packet(7, {"a": 1})
+    assert packet == protocol.Packet(7, {"a": 1}, packet.time)
     assert protocol.parse_stream_reply({"packet": 0, "data": None}).data is None
     assert protocol.parse_end(protocol.build_packet(7, 1.5, 1)) is None
 

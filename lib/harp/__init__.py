@@ -6,7 +6,6 @@ here, and nothing that a short command-line call would wait for.
 
 from .calls import Poll, RemoteCall
 from .client import HarpCaller, RemoteProcedure, RemoteServer
-from .direct import HarpProcedure, HarpServer, HarpStreamIterator
 from .errors import (
     AccessDenied,
     CancelledException,
@@ -41,6 +40,7 @@ __version__ = "1.0"
 # For type checkers only, which know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .direct import HarpProcedure, HarpServer, HarpStreamIterator
     from .groups import Group, RemoteProcedures, RemoteServers
 
 __all__ = [
@@ -83,9 +83,18 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> object:
+    # Here, because most programs need none of them.
     if name in ("Group", "RemoteProcedures", "RemoteServers"):
-        from . import groups  # here, because most programs don't need it
+        from . import groups
 
         return getattr(groups, name)
+    if name in ("HarpProcedure", "HarpServer", "HarpStreamIterator"):
+        from . import direct
+
+        return getattr(direct, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

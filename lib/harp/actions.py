@@ -49,6 +49,20 @@ class Service(NamedTuple):
     pidfile: str
 
 
+def default_pidfile(config: str, default_config: str, pidfile: str) -> str:
+    """Return the pid file of a daemon for which none is named.
+
+    :param config: absolute path of its configuration: with another one it is another
+        daemon, and what stops it must not stop the first
+    :param default_config: path of the first one's
+    :param pidfile: path of the first one's
+    """
+    if config == default_config:
+        return pidfile
+    name, end = os.path.splitext(pidfile)
+    return f"{name}-{config.strip('/').replace('/', '-')}{end}"
+
+
 def run(action: str, service: Service) -> int:
     """Carry out an action and return the exit status."""
     status = hand_on(action, service.name)

@@ -73,11 +73,13 @@ class RemoteCall:
         """Return how the call ended. Nothing that happened to the call is raised.
 
         :param wait: wait until it ends; False: return at once
-        :param timeout: seconds to wait at most; None: for ever
+        :param timeout: seconds to wait at most; None: for ever; 0: as ``wait=False``
         :returns: the procedure's result; a :class:`RemoteException` if it raised; a
             :class:`RemoteError` if it could not be carried out; CALL_CANCELLED; or
             CALL_NOT_FINISHED
         """
+        if timeout is not None and timeout <= 0:
+            wait = False
         request = protocol.build_get_result(self._id, wait)
         parse = protocol.parse_result_reply
         if not wait:
@@ -157,7 +159,8 @@ class RemoteCall:
         """Number of the first packet wanted, so that a stream that breaks before it has
         begun can be taken up at the right one. A dispatcher that doesn't tell how many
         there are is asked for recent ones."""
-        packets = protocol.packets_of(self.status())
+        request = protocol.build_get_status(self._id)
+        packets = self._exchange.ask(request, protocol.packets_of)
         return (None, recent) if packets is None else (max(0, packets - recent), None)
 
     def stream(
@@ -191,7 +194,7 @@ class RemoteCall:
         if limit is not None and limit < 1:
             raise ValueError("limit must be at least 1")
         request = protocol.build_read_stream(self._id, since, limit=limit)
-        packets, end = self._exchange.read_packets(request)
+        packets, end = self._exchange.read_packets(request, since, limit)
         if end is None:
             return Poll(packets, since + len(packets), None)
         ended = Result(end.value) if end.outcome == protocol.RESULT else outcome(end)
@@ -254,6 +257,7 @@ def _check_position(since: int | None, recent: int | None) -> None:
     for name, number in (("since", since), ("recent", recent)):
         if number is not None and number < 0:
             raise ValueError(f"{name} must not be negative")
+
 
 def make_call(
     host: str, procedure: str, arguments: list | dict, secret: tuple, options: dict

@@ -64,6 +64,8 @@ class Channel:
         # Guards the socket against being closed, its descriptor being used again, while
         # another thread interrupts it.
         self._lock = allocate_lock()
+        # Received, but not asked for yet; the next one last.
+        self._lines: list[bytes] = []
         self._connection = self._connect(deadline, advise)
 
     def _connect(
@@ -119,13 +121,13 @@ class Channel:
     def is_usable(self) -> bool:
         """Tell whether a further request may be sent: the server has neither closed
         nor said something that nobody has asked for."""
-        if self._pid != os.getpid() or self._connection.has_partial_line:
+        # A closed one's descriptor may be another's by now.
+        if self._pid != os.getpid() or self._connection.sock.fileno() < 0:
+            return False
+        if self._lines or self._connection.has_partial_line:
             return False
         poll = select.poll()
-        try:
-            poll.register(self._connection, select.POLLIN)
-        except ValueError:
-            return False  # it was closed here
+        poll.register(self._connection, select.POLLIN)
         return not poll.poll(0)
 
     def send(self, data: bytes) -> None:
@@ -149,18 +151,25 @@ class Channel:
         :param timeout: seconds; None: wait for ever
         :raises CommunicationError: if there is none or it isn't JSON as it should be
         """
+        try:
+            if not self._lines:
+                self._lines = self._read_lines(timeout)
+            return wire.decode(self._lines.pop())
+        except Refusal as refusal:
+            raise self.error(f"reply is not the protocol: {refusal.message}") from None
+
+    def _read_lines(self, timeout: float | None) -> list[bytes]:
         if self._pid != os.getpid():
             raise self._not_ours()
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            return wire.decode(self._connection.readline(deadline))
+            return self._connection.readlines(deadline)[::-1]
         except wire.DeadlineExceeded:
-            text = f"{self._address}: no reply in {timeout:.3g} s"
-            raise ReplyTimeout(text) from None
+            # Of the time for something as a whole, nothing may have been left.
+            limit = f"{timeout:.3g} s" if timeout else "time"
+            raise ReplyTimeout(f"{self._address}: no reply in {limit}") from None
         except wire.EndOfStream as error:
             raise self._lost(str(error)) from None
-        except Refusal as refusal:
-            raise self.error(f"reply is not the protocol: {refusal.message}") from None
         except (OSError, ValueError) as error:
             # ValueError: closed by another thread.
             raise self._lost(_reason(error)) from None

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from . import protocol, settings
 from .calls import RemoteCall, make_call
 from .connections import IDLE_TIME, MAX_KEPT, Connections
+from .errors import CommunicationError
 from .exchange import Exchange
 from .secret import split_arguments
 
@@ -227,17 +228,34 @@ class HarpCaller:
             request = protocol.build_list_jobs(
                 **filters, before=before, limit=min(page, protocol.LIST_LIMIT)
             )
-            found, before = self._exchange.ask(request, protocol.parse_job_list)
+            found, next_before = self._exchange.ask(request, protocol.parse_job_list)
             yield from found
-            if before is None:
+            if next_before is None:
                 return
+            if before is not None and next_before >= before:
+                raise self._endless("jobs")
+            before = next_before
             if limit is not None:
                 limit -= len(found)
 
     def queues(self) -> list[dict]:
         """Return the queues that there are, as in the protocol (``list_queues``)."""
-        return self._exchange.ask(
-            protocol.build_list_queues(), protocol.parse_queue_list
+        queues = []
+        after = None
+        while True:
+            request = protocol.build_list_queues(after)
+            found, following = self._exchange.ask(request, protocol.parse_queue_list)
+            queues += found
+            if following is None:
+                return queues
+            if following == after:
+                raise self._endless("queues")
+            after = following
+
+    def _endless(self, what: str) -> CommunicationError:
+        return CommunicationError(
+            f"{self._settings}: reply is not the protocol: the list of {what} goes on "
+            "where it began"
         )
 
     def procedures(self, host: str) -> list[dict]:

@@ -1,5 +1,5 @@
-"""What the commands of this project have in common on their command lines: a usage error
-is one line, and what comes from elsewhere can't leave its line."""
+"""What the commands of this project have in common on their command lines: a usage
+error is one line, and what comes from elsewhere can't leave its line."""
 
 from __future__ import annotations
 

@@ -67,18 +67,27 @@ class Exchange:
         patience = Patience(self._settings, True, deadline)
         return self._exchange(message, _one(parse), timeout, patience)
 
-    def read_packets(self, message: dict) -> tuple[list, protocol.End | None]:
+    def read_packets(
+        self, message: dict, since: int, limit: int | None
+    ) -> tuple[list, protocol.End | None]:
         """Send a request for what a call has streamed.
 
+        :param since: number of the first packet that it asks for
+        :param limit: so many packets at most; None: any number
         :returns: the values, and the call's end if these were all
         """
 
         def read(channel: Channel, deadline: float | None) -> tuple:
-            values = []
+            values: list = []
             while True:
                 reply = receive(channel, _left(deadline), protocol.parse_stream_reply)
                 if not isinstance(reply, protocol.Packet):
                     return values, reply
+                check_number(channel, reply, since + len(values))
+                if len(values) == limit:
+                    # A dispatcher that knows of no limit sends all there is.
+                    channel.close()
+                    return values, None
                 values.append(reply.data)
 
         timeout = self._settings.timeouts["reply_timeout"]
@@ -265,6 +274,17 @@ def receive(channel: Channel, timeout: float | None, parse: Callable):
         if (text := protocol.daemon_refusal(message)) is not None:
             raise channel.error(f"is a daemon, not a dispatcher: {text}") from None
         raise channel.error(f"reply is not the protocol: {fault.message}") from None
+
+
+def check_number(channel: Channel, packet: protocol.Packet, expected: int) -> None:
+    """Check that a packet is the one that comes next.
+
+    :raises CommunicationError: if it isn't
+    """
+    if packet.number != expected:
+        raise channel.error(
+            f"reply is not the protocol: packet {packet.number} in place of {expected}"
+        )
 
 
 def _one(parse: Callable) -> Callable:

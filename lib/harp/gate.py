@@ -15,8 +15,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from . import server, wire
+from . import wire
 from .log import fields
+from .server import OpenGate
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Visitor:
         self.displaced = False
 
 
-class Gate(server.Gate):
+class Gate(OpenGate):
     """The connections of one or more listening sockets, TCP.
 
     :param most: connections that have not authenticated

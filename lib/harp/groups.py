@@ -203,6 +203,9 @@ class Group:
             for job_id in ended:
                 yield RemoteCall(self._caller, job_id)
             pause = _FIRST_PAUSE if ended else min(2 * pause, _LONGEST_PAUSE)
+            if pause == _LONGEST_PAUSE and pending:
+                # One that the dispatcher has no more never ends: then this raises.
+                self._ends([next(iter(pending))])
             if pending and deadline is not None:
                 pause = min(pause, deadline - time.monotonic())
                 if pause <= 0:
@@ -325,8 +328,9 @@ class Group:
         if self._submitted is not None:
             call = self._submitted[job_id]
         else:
-            status = RemoteCall(self._caller, job_id).status()
-            call = protocol.parse_call_of_status(status)
+            call = self._caller._exchange.ask(
+                protocol.build_get_status(job_id), protocol.parse_call_of_status
+            )
             if call.secret:
                 raise ValueError(
                     f"call {job_id} had secret arguments, which only the process knows "

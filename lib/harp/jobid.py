@@ -7,13 +7,11 @@ has version 7 from Python 3.14 on only, and costs the client an import.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import time
 
-_FORM = re.compile(
-    "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
-)
 _LAST = 0xFFFF_FFFF_FFFF / 1000  # seconds since the epoch
 
 
@@ -40,7 +38,15 @@ def least(seconds: float) -> str:
 
 def is_valid(value: object) -> bool:
     """Tell whether ``value``, of any type, has the form of a job id."""
-    return isinstance(value, str) and _FORM.fullmatch(value) is not None
+    return isinstance(value, str) and _form().fullmatch(value) is not None
+
+
+@functools.cache
+def _form() -> re.Pattern:
+    # Compiled when it is needed: that takes a good part of what ``import harp`` may.
+    return re.compile(
+        "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+    )
 
 
 def time_of(job_id: str) -> float:

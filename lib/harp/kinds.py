@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 from . import protocol
 from .address import Address, parse_address
 from .duration import parse_duration
-from .listener import Listener, parse_listener
-from .rights import parse_rights
+from .protocol.admin import Stop
 from .size import parse_size
-
 
 LEAST_AGE = 86400
 """Seconds for which a job is always kept: so long its call may be submitted again under
@@ -136,25 +134,6 @@ def _parse_tcp_addresses(value) -> tuple[Address, ...]:
     return addresses
 
 
-def _parse_listeners(value) -> tuple[Listener, ...]:
-    if not isinstance(value, list):
-        raise ValueError
-    if not value:
-        raise ValueError("must not be empty")
-    return tuple(parse_listener(entry) for entry in value)
-
-
-class Stop(NamedTuple):
-    """How the dispatcher is to stop.
-
-    :ivar drain: let the jobs that run come to their end
-    :ivar seconds: how long they may take; None: as long as they want
-    """
-
-    drain: bool = False
-    seconds: float | None = None
-
-
 _STOPS = {"stop": Stop(), "drain": Stop(True)}
 
 
@@ -170,6 +149,8 @@ def _parse_stop(value) -> Stop:
 
 
 def choice(*choices: str) -> Kind:
+    """Return the kind of a value that is one of some words."""
+
     def parse(value):
         if value not in choices:
             raise ValueError
@@ -191,8 +172,3 @@ STRING_TABLE = Kind("a table of strings", _parse_string_table)
 STRING_LISTS = Kind("a table of arrays of strings", _parse_string_lists)
 NETWORKS = Kind('an array of networks like "10.8.0.0/16"', _parse_networks)
 TCP_ADDRESSES = Kind('an array of "ADDRESS:PORT"', _parse_tcp_addresses)
-LISTENERS = Kind(
-    'an array of "unix:PATH" or {address = "ADDRESS:PORT", tls = true}',
-    _parse_listeners,
-)
-RIGHTS = Kind('a table of tables like {operations = ["call", "read"]}', parse_rights)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .address import Address, parse_address
+from .kinds import BOOLEAN, NETWORKS, USER, Kind
 
 DEFAULT_MODE = 0o660
 DEFAULT_GROUP = "harpcaller"
@@ -60,14 +60,14 @@ def parse_listener(entry: object) -> Listener:
             continue
         if name not in _OPTIONS:
             raise ValueError(f"unknown key {name!r} beside {text!r}")
-        parse, unix, what = _OPTIONS[name]
+        kind, unix = _OPTIONS[name]
         if unix is not None and unix is not listener.is_unix:
-            kind = "a Unix socket" if unix else "TCP"
-            raise ValueError(f"{name} is for {kind} only, not for {text!r}")
+            what = "a Unix socket" if unix else "TCP"
+            raise ValueError(f"{name} is for {what} only, not for {text!r}")
         try:
-            values[name] = parse(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name} must be {what} at {text!r}") from None
+            values[name] = kind.parse(value)
+        except ValueError:
+            raise ValueError(f"{name} must be {kind.text} at {text!r}") from None
     listener = listener._replace(**values)
     if not listener.is_unix and not listener.tls and not listener.anonymous:
         raise ValueError(
@@ -78,40 +78,55 @@ def parse_listener(entry: object) -> Listener:
     return listener
 
 
-def _parse_boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
-
-
 def _parse_mode(value: object) -> int:
     if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
-        raise TypeError
+        raise ValueError
     return int(value, 8)
 
 
-def _parse_group(value: object) -> str | int:
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise TypeError
-    if isinstance(value, int) and value < 0:
-        raise ValueError
-    return value
-
-
-def _parse_networks(value: object) -> tuple:
-    import ipaddress  # here, because the command line waits for all others
-
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise TypeError
-    return tuple(ipaddress.ip_network(item) for item in value)
-
-
-_OPTIONS: dict[str, tuple[Callable[[Any], Any], bool | None, str]] = {
-    "tls": (_parse_boolean, None, "true or false"),
-    "anonymous": (_parse_boolean, False, "true or false"),
-    "allow_from": (_parse_networks, False, 'an array of networks like "10.8.0.0/16"'),
-    "mode": (_parse_mode, True, 'a string like "0660"'),
-    "group": (_parse_group, True, "a name or a number"),
+_OPTIONS = {
+    "tls": (BOOLEAN, None),
+    "anonymous": (BOOLEAN, False),
+    "allow_from": (NETWORKS, False),
+    "mode": (Kind('a string like "0660"', _parse_mode), True),
+    "group": (USER, True),
 }
-"""How each key is parsed; whether it is for Unix sockets or TCP only; what it must
-be."""
+"""What each key can be, and whether it is for Unix sockets (True) or TCP only; None:
+for both."""
+
+
+def _parse_listeners(value: object) -> tuple[Listener, ...]:
+    if not isinstance(value, list):
+        raise ValueError
+    if not value:
+        raise ValueError("must not be empty")
+    return tuple(parse_listener(entry) for entry in value)
+
+
+def merge(
+    there_are: tuple[Listener, ...], wanted: tuple[Listener, ...]
+) -> tuple[tuple[Listener, ...], list[Listener]]:
+    """Return what listening sockets become if others are wanted, and which of the
+    others need new sockets, or go: the address stays, and so do mode and group of a
+    Unix socket; who may come in, and how, can change.
+
+    :returns: as many as there are, in that order; those that a start alone applies
+    """
+    left = list(wanted)
+    become, waiting = [], []
+    for old in there_are:
+        new = next((one for one in left if one.address == old.address), None)
+        if new is not None:
+            left.remove(new)
+        if new == old or new is not None and not old.is_unix:
+            become.append(new)
+        else:
+            become.append(old)
+            waiting.append(old)
+    return tuple(become), waiting + left
+
+
+LISTENERS = Kind(
+    'an array of "unix:PATH" or {address = "ADDRESS:PORT", tls = true}',
+    _parse_listeners,
+)

@@ -3,6 +3,7 @@ read by people and searched by programs."""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -11,6 +12,8 @@ import sys
 _SYSTEM_LOG = "/dev/log"  # syslog(3)
 _SOURCE_FILE = logging._srcfile
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+WORDS = STDERR, SYSLOG = ("stderr", "syslog")
+"""What says where a log goes, and is no file."""
 
 
 class fields:
@@ -27,17 +30,102 @@ class fields:
         return json.dumps(values, default=str)
 
 
+def resolve(where: str, directory: str) -> str:
+    """Return a configuration's word as it is, and a file's path in full."""
+    return where if where in WORDS else os.path.join(directory, where)
+
+
+def send(where: str, name: str) -> dict | None:
+    """Send the log where a configuration says.
+
+    :param where: one of :data:`WORDS`; a file that :func:`is_dictionary`; or the path
+        of the log itself
+    :param name: of the program
+    :returns: what that file held, for :func:`from_content`
+    :raises ValueError: if that can't be done; says why
+    """
+    try:
+        if where == STDERR:
+            to_stderr()
+        elif where == SYSLOG:
+            to_syslog(name)
+        elif is_dictionary(where):
+            return from_file(where)
+        else:
+            to_file(where)
+    except OSError as error:
+        raise ValueError(_unusable(where, error)) from None
+    return None
+
+
+def check(where: str) -> None:
+    """See whether the log could be sent there; no file is made, and afterwards it goes
+    to standard error.
+
+    :raises ValueError: if it couldn't; says why
+    """
+    try:
+        if where == SYSLOG:
+            os.stat(_SYSTEM_LOG)
+        elif is_dictionary(where):
+            _check_dictionary(where)
+        elif where != STDERR:
+            _check_writable(where)
+    except OSError as error:
+        raise ValueError(_unusable(where, error)) from None
+    finally:
+        to_stderr()
+
+
+def has_system_log() -> bool:
+    """Tell whether there is a system's log."""
+    return os.path.exists(_SYSTEM_LOG)
+
+
+def _unusable(where: str, error: OSError) -> str:
+    if where == SYSLOG:
+        return f'the system\'s log: {error.strerror}; set "logging" to a file'
+    return f"{error.filename or where}: {error.strerror}"
+
+
+def _check_writable(path: str) -> None:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        os.close(os.open(path, flags))
+    except FileNotFoundError:
+        directory = os.path.dirname(path)
+        if not os.path.isdir(directory):
+            raise
+        if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+            text = "does not exist and can't be made"
+            raise PermissionError(errno.EACCES, text, path) from None
+
+
+def _check_dictionary(path: str) -> None:
+    content = _read(path)
+    handlers = content.get("handlers")
+    for handler in handlers.values() if isinstance(handlers, dict) else ():
+        # Those of the standard library know how to open their file later.
+        if isinstance(handler, dict) and "filename" in handler:
+            if str(handler.get("class")).startswith("logging."):
+                handler["delay"] = True
+    _apply(path, content)
+    for handler in _handlers():
+        if isinstance(handler, logging.FileHandler) and handler.stream is None:
+            _check_writable(handler.baseFilename)
+
+
 def to_stderr(level: int = logging.INFO) -> None:
     """Send the log to standard error, a line for each record."""
     logging.basicConfig(stream=sys.stderr, level=level, format=FORMAT, force=True)
-    _collect(everything=False)
-    # A log that can't be written must not write tracebacks in its stead.
-    logging.raiseExceptions = False
+    _settle(everything=False)
 
 
-def _collect(everything: bool) -> None:
+def _settle(everything: bool) -> None:
     """Say what is found out for each line. Our own formats show no thread, process or
     place in the source: without them a line costs half ("Logging HOWTO")."""
+    # A log that can't be written must not write tracebacks in its stead.
+    logging.raiseExceptions = False
     logging.logThreads = everything
     logging.logProcesses = everything
     logging.logMultiprocessing = everything
@@ -57,8 +145,7 @@ def to_syslog(name: str, level: int = logging.INFO) -> None:
     handler.ident = f"{name}[{os.getpid()}]: "
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    _collect(everything=False)
-    logging.raiseExceptions = False
+    _settle(everything=False)
 
 
 def to_file(path: str, level: int = logging.INFO) -> None:
@@ -70,8 +157,7 @@ def to_file(path: str, level: int = logging.INFO) -> None:
 
     handler = WatchedFileHandler(path, encoding="utf-8")
     logging.basicConfig(handlers=[handler], level=level, format=FORMAT, force=True)
-    _collect(everything=False)
-    logging.raiseExceptions = False
+    _settle(everything=False)
 
 
 def reopen() -> list[str]:
@@ -119,6 +205,12 @@ def from_file(path: str) -> dict:
     :returns: what the file holds, for :func:`from_content`
     :raises ValueError: if it can't be used; says why, with the file
     """
+    content = _read(path)
+    _apply(path, content)
+    return content
+
+
+def _read(path: str) -> dict:
     import tomllib
 
     try:
@@ -126,12 +218,18 @@ def from_file(path: str) -> dict:
             content = json.load(file) if path.endswith(".json") else tomllib.load(file)
         if not isinstance(content, dict):
             raise ValueError("must be an object")
-        from_content(content)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return content
+
+
+def _apply(path: str, content: dict) -> None:
+    try:
+        from_content(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def from_content(content: dict) -> None:
@@ -151,5 +249,4 @@ def from_content(content: dict) -> None:
     except Exception as error:
         reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
         raise ValueError(reason) from None
-    _collect(everything=True)
-    logging.raiseExceptions = False
+    _settle(everything=True)

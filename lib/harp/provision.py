@@ -11,10 +11,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 
+from . import log
+
 UNCHANGED = (-1, -1)
 """As the owner of a file: whoever makes it."""
 
 _PUBLIC_MODE = 0o644
+_LOG_DIRECTORY_MODE = 0o750
 _DAYS = 3650
 _MAX_COMMON_NAME = 64  # characters (RFC 5280)
 
@@ -83,6 +86,21 @@ class Maker:
             file.flush()
             _put(file.name, path, mode, owner)
         self.say(f"{path}: made")
+
+    def log_file(
+        self, directory: str, name: str, owner: tuple[int, int] = UNCHANGED
+    ) -> str | None:
+        """Make a directory for the log where there is no system's log, which a daemon
+        in the background would write to.
+
+        :param owner: numbers of user and group that write there
+        :returns: path of the file in it; None: none is needed
+        :raises OSError: if that can't be done
+        """
+        if log.has_system_log():
+            return None
+        self.directory(directory, _LOG_DIRECTORY_MODE, owner)
+        return os.path.join(directory, name)
 
     def key_and_certificate(
         self,

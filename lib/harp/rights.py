@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from .kinds import BOOLEAN, STRINGS, Kind
+
 CALL = "call"
 CANCEL = "cancel"
 READ = "read"
@@ -79,18 +81,13 @@ def parse_rights(value: object) -> Mapping[str, Rights]:
 def _parse_entry(entry: dict) -> Rights:
     values: dict[str, object] = {}
     for key, value in entry.items():
-        if key == "own_jobs":
-            if not isinstance(value, bool):
-                raise ValueError("own_jobs: must be true or false")
-            values[key] = value
-        elif key in ("operations", "hosts", "procedures", "queues"):
-            if not isinstance(value, list) or not all(
-                isinstance(item, str) for item in value
-            ):
-                raise ValueError(f"{key}: must be an array of strings")
-            values[key] = tuple(value)
-        else:
+        if key not in _KEYS:
             raise ValueError(f"{key}: unknown key")
+        kind = _KEYS[key]
+        try:
+            values[key] = kind.parse(value)
+        except ValueError:
+            raise ValueError(f"{key}: must be {kind.text}") from None
     # What a client may do is never left to a default.
     operations = set(values.get("operations", ()))
     unknown = operations - OPERATIONS - {_ALL}
@@ -99,3 +96,14 @@ def _parse_entry(entry: dict) -> Rights:
         raise ValueError(f'operations: must be an array of {known}, or ["*"]')
     values["operations"] = OPERATIONS if _ALL in operations else frozenset(operations)
     return Rights(**values)
+
+
+_KEYS = {
+    "operations": STRINGS,
+    "hosts": STRINGS,
+    "procedures": STRINGS,
+    "queues": STRINGS,
+    "own_jobs": BOOLEAN,
+}
+
+RIGHTS = Kind('a table of tables like {operations = ["call", "read"]}', parse_rights)

@@ -25,10 +25,10 @@ _QUIET = 10.0  # s without a shortage until the next one is logged
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class Gate:
-    """Decides who gets in; this one lets in everybody. Its methods, but for
-    :meth:`wake`, are called by the accepting thread and, :meth:`left`, by a
-    connection's own."""
+class OpenGate:
+    """Lets in everybody; what decides otherwise is derived from it. Its methods are
+    called by the accepting thread, but for :meth:`wake`, and :meth:`left`, which is
+    called by a connection's own."""
 
     def wait_for_room(self, is_stopping: Callable[[], bool]) -> None:
         """Wait until another connection may be accepted, or the server stops."""
@@ -77,14 +77,14 @@ class Server(socketserver.ThreadingTCPServer):
         max_connections: int,
         mode: int = 0o600,
         group: int | None = None,
-        gate: Gate | None = None,
+        gate: OpenGate | None = None,
     ) -> None:
         self._serve = serve
         self._name = name
         self._max_connections = max_connections
         self._mode = mode
         self._group = group
-        self._gate = gate or Gate()
+        self._gate = gate or OpenGate()
         self._quiet_until = 0.0
         self._short_since = 0.0
         # Guards _serving and _stopping; notified when a thread leaves and at the stop.

@@ -10,7 +10,11 @@ from .address import Address, parse_address
 from .channel import CONNECT_TIMEOUT
 from .errors import ConfigurationError
 from .protocol import CLIENT_PORT
-from .tls import Trust
+
+# For type checkers only, which know the name: it costs what ``import harp`` must not.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .tls import Trust
 
 URL_VARIABLE = "HARPCALLER_URL"
 CLIENT_FILE = "/etc/harpcaller/client.toml"
@@ -114,6 +118,8 @@ def _make(place: str, port: int, options: dict) -> Settings:
         raise ValueError("a password goes over TLS only: use harps://")
     trust = None
     if has_tls:
+        from .tls import Trust  # here, because most dispatchers are nearby
+
         trust = Trust(address.host, options.get("ca_file"), options.get("cert_sha256"))
     elif "ca_file" in options or "cert_sha256" in options:
         raise ValueError("ca_file and cert_sha256 are for TLS: use harps://")

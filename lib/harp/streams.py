@@ -8,7 +8,7 @@ from collections.abc import Callable
 from . import protocol
 from .channel import Channel
 from .errors import ConnectionLost, HarpException, ReplyTimeout, RequestRefused
-from .exchange import Exchange, receive
+from .exchange import Exchange, check_number, receive
 from .outcome import outcome
 
 # For type checkers only, which know the name: it costs what ``import harp`` must not.
@@ -142,11 +142,8 @@ class StreamIterator:
         self, reply: protocol.Packet | protocol.End | None
     ) -> protocol.Packet | None:
         if isinstance(reply, protocol.Packet):
-            if self._position not in (None, reply.number):
-                raise self._channel.error(
-                    f"reply is not the protocol: packet {reply.number} in place of "
-                    f"{self._position}"
-                )
+            if self._position is not None:
+                check_number(self._channel, reply, self._position)
             self._position = reply.number + 1
             self._can_restart = True
             return reply

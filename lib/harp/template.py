@@ -8,7 +8,8 @@ import textwrap
 from collections.abc import Mapping
 
 from .config import Key, keys
-from .kinds import RIGHTS, STRING_LISTS, STRING_TABLE
+from .kinds import STRING_LISTS, STRING_TABLE
+from .rights import RIGHTS
 
 _WIDTH = 88
 

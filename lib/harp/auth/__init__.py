@@ -1,4 +1,4 @@
-"""Who may call, and what; for both daemons. A backend is a module with
+"""Who is who, for both daemons. A backend is a module with
 ``create(config)``, which returns an object with ``authenticate(user, password) ->
 bool`` and raises :class:`harp.config.ConfigError` if what the configuration names can't
 be used. Those that are always there are in this package; further ones of harpd are
@@ -18,8 +18,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Sequence
 
 from ..config import ConfigError, DaemonConfig, DispatcherConfig
 from ..errors import OVERLOADED, Refusal
@@ -152,17 +151,3 @@ def _create_backends(
 
 def _create_further(name: str, config: DaemonConfig | DispatcherConfig):
     return importlib.import_module(name).create(config)
-
-
-def may_call(
-    authorization: Mapping[str, tuple[str, ...]] | None, user: str, procedure: str
-) -> bool:
-    """Tell whether a user may call a procedure.
-
-    :param authorization: patterns by user; None: everybody may call everything
-    """
-    if authorization is None:
-        return True
-    return any(
-        fnmatchcase(procedure, pattern) for pattern in authorization.get(user, ())
-    )

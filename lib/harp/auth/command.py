@@ -1,7 +1,6 @@
 """The command ``passwd`` of both daemons: users and passwords in a file
-(auth/password_file.py).
-A password comes from the terminal or from standard input, never from the command line,
-where everybody could see it."""
+(auth/password_file.py). A password comes from the terminal or from standard input,
+never from the command line, where everybody could see it."""
 
 from __future__ import annotations
 
@@ -12,6 +11,7 @@ import sys
 from collections.abc import Callable
 
 from .. import service
+from ..commandline import Parser
 from ..config import ConfigError
 from ..linefile import change_lines, read_lines
 from . import passwords
@@ -38,7 +38,7 @@ def main(
         :class:`ConfigError` if it can't be used
     :returns: exit status
     """
-    parser = argparse.ArgumentParser(prog=f"{program} passwd", description=DESCRIPTION)
+    parser = Parser(prog=f"{program} passwd", description=DESCRIPTION)
     parser.add_argument("-c", "--config", default=default_config, metavar="FILE")
     add_arguments(parser)
     return run(parser.parse_intermixed_args(arguments), program, find_file)

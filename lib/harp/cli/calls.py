@@ -4,9 +4,11 @@ in ``many``."""
 from __future__ import annotations
 
 import argparse
-import signal
 
 import harp
+from harp import protocol
+from harp.calls import make_call
+from harp.secret import split_arguments
 
 from . import options as common
 from . import output
@@ -24,6 +26,13 @@ def add_call(parser: argparse.ArgumentParser) -> None:
     common.add_arguments(parser)
     common.add_call(parser)
     option = parser.add_argument
+    option(
+        "--job-id",
+        metavar="ID",
+        type=common.new_job_id,
+        help="its id, a new UUID of version 7: the same call under the same id is run "
+        "once, however often it is submitted",
+    )
     option(
         "--at-a-time",
         metavar="N",
@@ -75,13 +84,33 @@ def call(options: argparse.Namespace) -> int:
         if is_several(options.host):
             from . import many  # here, because one host needs none of it
 
+            if options.job_id is not None:
+                raise output.UsageError("--job-id is for one host")
             return many.call(options, caller, server_options, positional, named)
         for name in ("at_a_time", "max_failures"):
             if getattr(options, name) is not None:
                 text = f"--{name.replace('_', '-')} is for several hosts"
                 raise output.UsageError(text)
+        if options.job_id is not None:
+            job = _submit_under_id(options, caller, server_options, positional, named)
+            return _go_on(options, job)
         server = caller.host(options.host, **server_options)
         return submit(options, server[options.procedure], positional, named)
+
+
+def _submit_under_id(
+    options: argparse.Namespace,
+    caller: harp.HarpCaller,
+    server_options: dict,
+    positional: list,
+    named: dict,
+) -> harp.RemoteCall:
+    arguments, secret = split_arguments(tuple(positional), named)
+    where = (options.host, options.procedure)
+    call = make_call(*where, arguments, secret, server_options)
+    request = protocol.build_call(call._replace(job_id=options.job_id))
+    reply = caller.request(request, common.REPLY_SECONDS)
+    return caller.job(protocol.parse_job_id(reply))
 
 
 def submit(
@@ -97,17 +126,21 @@ def submit(
         output.note("interrupted; whether the call was submitted is not known:")
         output.note(f"  {common.command(options, 'list', '--limit', '1')}")
         return output.INTERRUPTED
-    if options.detach:
-        print_id(options, job.id())
-        return 0
-    return follow_job(options, job, 0)
+    except harp.SubmissionLost as lost:
+        if options.command == "call":
+            output.note(f"made again with --job-id {lost.job_id}, it is run once only")
+        raise
+    return _go_on(options, job)
 
 
-def print_id(options: argparse.Namespace, job_id: str) -> None:
+def _go_on(options: argparse.Namespace, job: harp.RemoteCall) -> int:
+    if not options.detach:
+        return follow_job(options, job, 0)
     if options.json or options.jsonl:
-        output.value({"job_id": job_id})
+        output.value({"job_id": job.id()})
     else:
-        output.text(job_id)
+        output.text(job.id())
+    return 0
 
 
 def stream(options: argparse.Namespace) -> int:
@@ -145,7 +178,7 @@ def follow_job(
                 position = number + 1
             return report.end(values.result())
     except KeyboardInterrupt:
-        leave_at_next_interrupt()
+        common.leave_at_next_interrupt()
         if options.cancel_on_interrupt:
             return _cancel(job)
         _tell_how_to_go_on(options, job, position)
@@ -153,11 +186,6 @@ def follow_job(
     except harp.CommunicationError:
         _tell_how_to_go_on(options, job, position)
         raise
-
-
-def leave_at_next_interrupt() -> None:
-    """Let the next Ctrl-C end this process at once, whatever it is doing then."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def is_several(text: str) -> bool:

@@ -96,7 +96,7 @@ _COLUMNS = [
     table.Column("HOST", lambda status: status.host),
     table.Column("PROCEDURE", lambda status: status.procedure),
     table.Column("SUBMITTED", lambda status: table.moment(status.submit), whole=True),
-    table.Column("RAN", _took, whole=True),
+    table.Column("TOOK", _took, whole=True),
     table.Column("BY", lambda status: status.submitted_by),
     table.Column("QUEUE", lambda status: status.queue and _json(status.queue.name)),
 ]

@@ -23,11 +23,11 @@ exit status:
   3    the call was cancelled    77   not allowed
   4    not carried out           124  the call took too long
   20   some hosts failed         130  interrupted
-Standard error says the error's type, and whether the procedure ran. COMMAND --help tells
-a command's options.
+Standard error says the error's type, and whether the procedure ran. COMMAND --help
+tells a command's options.
 """
 
-_COMMANDS = {
+COMMANDS = {
     "call": ("calls", "call a procedure, print what it streams and its result"),
     "result": ("jobs", "print the result of a call"),
     "status": ("jobs", "print the status of a call"),
@@ -43,12 +43,15 @@ _COMMANDS = {
     "ping": ("hosts", "tell whether hosts answer the dispatcher, and what is wrong"),
     "procedures": ("hosts", "print what may be called on a host, or one's own help"),
     "direct": ("direct", "call a procedure of a daemon, without a dispatcher"),
-    "demo": ("examples", "show the whole system at work, on this machine and briefly"),
+    "demo": ("offline", "show the whole system at work, on this machine and briefly"),
     "completion": ("completion", "print what makes a shell complete this command"),
-    "version": ("examples", "print the version of this command"),
+    "version": ("offline", "print the version of this command"),
 }
-"""Name of each command, the module that has it, its purpose. The module is imported when
-it is needed: whoever calls this often waits for each import."""
+"""Name of each command, the module that has it, its purpose. The module is imported
+when it is needed: whoever calls this often waits for each import."""
+
+_ALONE = ("direct", "demo", "version", "completion")
+"""Those that ask no dispatcher."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -93,9 +96,9 @@ def _fail(error: harp.HarpException) -> int:
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
-    top = _top_parser()
+    top = top_parser()
     options = top.parse_args(words)
-    if options.command not in _COMMANDS:
+    if options.command not in COMMANDS:
         top.error(f"there is no command {options.command!a}")
     parser = command_parser(options.command)
     rest, extra = parser.parse_known_args(options.rest)
@@ -115,9 +118,10 @@ def _looks_like_option(word: str) -> bool:
     return word.startswith("-") and not word[1:2].isdigit() and word != "-"
 
 
-def _top_parser() -> Parser:
-    width = max(map(len, _COMMANDS)) + 2
-    listed = [f"  {name:{width}}{text}" for name, (_, text) in _COMMANDS.items()]
+def top_parser() -> Parser:
+    """Return what parses the words up to the command."""
+    width = max(map(len, COMMANDS)) + 2
+    listed = [f"  {name:{width}}{text}" for name, (_, text) in COMMANDS.items()]
     parser = Parser(
         prog="harpcaller",
         usage="harpcaller [OPTION...] COMMAND ...",
@@ -138,11 +142,11 @@ def _top_parser() -> Parser:
 
 def command_parser(name: str) -> Parser:
     """Return what parses the words behind a command."""
-    module, text = _COMMANDS[name]
+    module, text = COMMANDS[name]
     parser = Parser(prog=f"harpcaller {name}", description=f"{text}.".capitalize())
-    if name not in ("direct", "demo", "version", "completion"):
-        common.add_dispatcher(parser)
-    else:
-        common.add_colour(parser)
     importlib.import_module(f".{module}", __package__).COMMANDS[name](parser)
+    if name in _ALONE:
+        common.add_colour(parser)
+    else:
+        common.add_dispatcher(parser)
     return parser

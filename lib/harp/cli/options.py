@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 
 import harp
-from harp import protocol
+from harp import jobid, protocol
 from harp.address import parse_address
 from harp.arguments import parse_arguments, parse_value
 
@@ -17,9 +18,13 @@ from .output import UsageError
 ARGUMENTS_HELP = """\
 Each ARGUMENT is JSON where it parses as that, else a string; all of them stand by
 position, or all as NAME=VALUE. @FILE is the content of a file and - that of standard
-input: JSON where the whole of it parses, else text, as it is with its line ends. A string
-that looks like something else is given as JSON, in quotes: '"@home"', '"5"', '"a=b"'.
+input: JSON where the whole of it parses, else text, as it is with its line ends. A
+string that looks like something else is given as JSON, in quotes: '"@home"', '"5"',
+'"a=b"'.
 """
+
+REPLY_SECONDS = 60.0
+"""For a reply that waits for nothing but, at most, a host's daemon."""
 
 # --- the types of options ------------------------------------------------------------
 
@@ -62,9 +67,16 @@ def _queue_name(text: str) -> dict:
     return name
 
 
+def _job_id(text: str) -> str:
+    if not jobid.is_valid(text):
+        raise ValueError(f"{text!a} is no UUID of version 7, in lower case")
+    return text
+
+
 count = argument(_count)
 natural = argument(_natural)
 queue_name = argument(_queue_name)
+new_job_id = argument(_job_id)
 
 
 # --- the dispatcher ------------------------------------------------------------------
@@ -74,14 +86,15 @@ _CONNECTING = ("dispatcher", "password_file", "ca_file", "cert_sha256")
 
 def add_dispatcher(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how to reach the dispatcher, and whether there is
-    colour. They may stand before the command, or behind it."""
-    option = parser.add_argument
+    colour."""
+    group = parser.add_argument_group("before the command or behind it")
+    option = group.add_argument
     unset = argparse.SUPPRESS
     option(
         "--dispatcher",
         metavar="ADDRESS",
         default=unset,
-        help="harps://[USER@]HOST[:PORT], harp://..., unix:PATH, HOST[:PORT]; otherwise "
+        help="harps://[USER@]HOST[:PORT], harp://..., unix:PATH, HOST[:PORT]; else "
         "what HARPCALLER_URL or /etc/harpcaller/client.toml says, or the socket "
         "/run/harpcaller/client",
     )
@@ -98,7 +111,7 @@ def add_dispatcher(parser: argparse.ArgumentParser) -> None:
         default=unset,
         help="fingerprint of the one certificate to trust",
     )
-    add_colour(parser)
+    add_colour(group)
 
 
 def add_colour(parser: argparse.ArgumentParser) -> None:
@@ -175,6 +188,11 @@ def add_interrupt(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="at Ctrl-C cancel what is followed, in place of leaving it alone",
     )
+
+
+def leave_at_next_interrupt() -> None:
+    """Let the next Ctrl-C end this process at once, whatever it is doing then."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def add_formats(parser: argparse.ArgumentParser) -> None:

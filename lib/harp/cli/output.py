@@ -28,11 +28,11 @@ STATUSES = dict.fromkeys(errors.ERROR_TYPES, NOT_CARRIED_OUT) | {
     errors.NETWORK_ERROR: UNREACHABLE,
     errors.TIMEOUT: TIMEOUT,
 }
-"""The exit status for each type of error, wherever it comes from. A type that isn't here
-is another version's: :data:`NOT_CARRIED_OUT`."""
+"""The exit status for each type of error, wherever it comes from. A type that isn't
+here is another version's: :data:`NOT_CARRIED_OUT`."""
 
-_BAD, _GOOD, _TITLE, _PLAIN = "\x1b[1;31m", "\x1b[32m", "\x1b[1m", "\x1b[0m"
-COLOURS = {"bad": _BAD, "good": _GOOD, "title": _TITLE}
+COLOURS = {"bad": "\x1b[1;31m", "title": "\x1b[1m"}
+_PLAIN = "\x1b[0m"
 
 
 class UsageError(Exception):
@@ -102,7 +102,12 @@ def has_colour(stream) -> bool:
         return False
     if os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0"):
         return True
-    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+    return is_terminal(stream) and can_erase()
+
+
+def can_erase() -> bool:
+    """Tell whether a terminal knows how to change what it shows."""
+    return os.environ.get("TERM", "dumb") != "dumb"
 
 
 def set_colour(when: str) -> None:
@@ -142,7 +147,9 @@ def status_of(result: object) -> int:
     if isinstance(result, harp.RemoteError):
         return STATUSES.get(result.type, NOT_CARRIED_OUT)
     if isinstance(result, harp.CommunicationError):
-        return UNREACHABLE
+        # A socket that this user may not open: the system's error is behind ours.
+        is_denied = isinstance(result.__context__, PermissionError)
+        return NOT_ALLOWED if is_denied else UNREACHABLE
     return 0
 
 

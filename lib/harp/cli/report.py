@@ -54,26 +54,26 @@ class Report:
 
         :param result: as :meth:`harp.RemoteCall.result` returns it
         """
-        problem = output.describe(result)
         if self._options.json:
             output.value(self.document(result))
         elif self._options.jsonl:
             output.value(self._head | output.as_message(result))
-        elif problem is None:
+        elif output.describe(result) is None:
             stamp = f"{_moment(time.time())} " if self._options.timestamps else ""
             self._line(stamp, result)
-        if problem is not None:
-            self.problem(output.status_of(result), problem)
+        self.tell_problem(result)
         return output.status_of(result)
 
     def document(self, result: object) -> dict:
         """Return what ``--json`` prints."""
         return self._head | {"stream": self._packets} | output.as_message(result)
 
-    def problem(self, status: int, text: str) -> None:
-        if self._host is None:
-            output.fail(status, text)
-        else:
+    def tell_problem(self, result: object) -> None:
+        """Say on standard error why there is no result."""
+        text = output.describe(result)
+        if text is not None and self._host is None:
+            output.fail(output.status_of(result), text)
+        elif text is not None:
             output.note(f"{self._host}: {text}")
 
     def _line(self, stamp: str, value: object) -> None:

@@ -8,8 +8,8 @@ import itertools
 import os
 import sys
 import time
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from . import output
 
@@ -21,7 +21,7 @@ _MEASURED = 1000
 million entries would show before its end."""
 
 
-class Column(NamedTuple):
+class Column(namedtuple("Column", ("title", "cell", "whole"), defaults=(False,))):
     """A column of a table.
 
     :ivar title: what stands above it
@@ -30,9 +30,7 @@ class Column(NamedTuple):
     :ivar whole: never cut, whatever the width of the terminal is: an id, for example
     """
 
-    title: str
-    cell: Callable[[object], object]
-    whole: bool = False
+    __slots__ = ()
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 
 from harp.duration import parse_duration
@@ -22,6 +21,8 @@ def parse_time(text: str, is_end: bool = False) -> float:
         return time.time() - parse_duration(text)
     except (TypeError, ValueError):
         pass
+    import datetime  # here, because every listing would wait for it
+
     try:
         found = datetime.datetime.fromisoformat(text)
         if is_end and len(text) == _DATE:

@@ -41,7 +41,8 @@ def sentences(found: Queued | Running | Ended) -> list[str]:
 
 def _queued(job: Queued) -> list[str]:
     lines = [f"Job {job.job_id} waits{_in_queue(job.queue)}{_place(job)}."]
-    lines.append(_REASONS[job.reason](job))
+    if job.reason in _REASONS:  # or a later version's
+        lines.append(_REASONS[job.reason](job))
     lines += [f"  {_holder(holder)}" for holder in job.running]
     more = (job.running_count or 0) - len(job.running)
     if job.running and more > 0:

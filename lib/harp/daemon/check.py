@@ -66,11 +66,7 @@ def _check_front(settings: options.Options, config: DaemonConfig) -> list[str]:
         log.propagate = True
         log.removeHandler(collector)
     faults += collector.texts
-    try:
-        options.start_logging(settings, config)
-    except ConfigError as error:
-        faults += error.faults
-    return faults
+    return faults + options.check_logging(settings, config)
 
 
 def _check_procedures(config: DaemonConfig, open_files: int) -> tuple[list[str], int]:

@@ -152,7 +152,7 @@ class Children:
         """Let the spawner, who may be root when we are not, start another one.
 
         The spawner believes the settings, but for the hands that code may be in
-        (access.py). So whoever takes over a front that is another user can still choose
+        (hands.py). So whoever takes over a front that is another user can still choose
         as whom procedures run, and their environment.
 
         :raises OSError: if the spawner has gone
@@ -289,7 +289,9 @@ class Children:
         sock = socket.socket(fileno=message.descriptors[0])
         sock.setblocking(False)
         os.set_blocking(message.descriptors[1], False)
-        child = Child(message.number, message.pid, sock, message.descriptors[1], self._channel)
+        child = Child(
+            message.number, message.pid, sock, message.descriptors[1], self._channel
+        )
         with self._changed:
             self._unable = None
             self._standby.append(child)

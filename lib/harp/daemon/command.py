@@ -8,6 +8,7 @@ import resource
 import sys
 
 from .. import __version__, accounts, actions, kernel, log, service
+from ..commandline import Parser
 from ..config import ConfigError
 from ..pidfile import AlreadyRunning
 from .children import ProceduresFailed
@@ -45,7 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
         if parsed.test:
             return _test(settings)
         if parsed.action is not None:
-            return actions.run(parsed.action, _service(settings))
+            # Another configuration is another daemon, and none of systemd's.
+            run = actions.run
+            if settings.config != _DEFAULT_CONFIG:
+                run = actions.run_here
+            return run(parsed.action, _service(settings))
         return _run(settings)
     except KeyboardInterrupt:  # before signals are handled in order
         return _complain(["interrupted"], 1)
@@ -56,7 +61,7 @@ def _password_file(config: str) -> str | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="harpd",
         usage="harpd [OPTION...] [ACTION]\n"
         "       harpd setup [OPTION...]\n"
@@ -89,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     option(
         *("-l", "--logging"),
         metavar="FILE",
-        help="where the log goes: TOML or JSON for logging.config.dictConfig",
+        help="where the log goes, instead of the key logging: a file, one with a name "
+        "in .toml or .json for logging.config.dictConfig, stderr, syslog",
     )
     option(
         *("-t", "--test"),
@@ -102,7 +108,13 @@ def _parser() -> argparse.ArgumentParser:
         help="that procedures run as which don't name one",
     )
     option("-g", "--group", type=accounts.name_or_number, help="the same of the group")
-    option("--syslog", action="store_true", help="log to the system's log")
+    option(
+        "--syslog",
+        action="store_const",
+        dest="logging",
+        const=log.SYSLOG,
+        help="log to the system's log",
+    )
     option(
         *("-d", "--daemon"),
         action="store_true",
@@ -111,26 +123,27 @@ def _parser() -> argparse.ArgumentParser:
     option(
         *("-p", "--pidfile"),
         metavar="FILE",
-        help=f"default with -d or an action: {_DEFAULT_PIDFILE}",
+        help=f"default with -d or an action: {_DEFAULT_PIDFILE}; with another "
+        "configuration, a name that its path is part of",
     )
     return parser
 
 
 def _options(parsed: argparse.Namespace) -> Options:
+    config = os.path.abspath(parsed.config)
     pidfile = parsed.pidfile
     if pidfile is None and (parsed.daemon or parsed.action is not None):
-        pidfile = _DEFAULT_PIDFILE
+        pidfile = actions.default_pidfile(config, _DEFAULT_CONFIG, _DEFAULT_PIDFILE)
 
     def absolute(path: str | None) -> str | None:
         return None if path is None else os.path.abspath(path)
 
     return Options(
-        config=os.path.abspath(parsed.config),
+        config=config,
         procedures=absolute(parsed.procedures),
-        logging=absolute(parsed.logging),
+        logging=parsed.logging and log.resolve(parsed.logging, os.getcwd()),
         user=parsed.user,
         group=parsed.group,
-        syslog=parsed.syslog,
         background=parsed.daemon,
         pidfile=absolute(pidfile),
     )
@@ -149,8 +162,6 @@ def _service(settings: Options) -> actions.Service:
     ):
         if value is not None:
             command.append(f"{option}={value}")
-    if settings.syslog:
-        command.append("--syslog")
     return actions.Service("harpd", command, settings.pidfile)
 
 

@@ -1,6 +1,6 @@
 """``harpd call``: a procedure on the spot, for those who write procedures: as the
-daemon would run it, with its user, limits, timeout and errors, but with no daemon and no
-password."""
+daemon would run it, with its user, limits, timeout and errors, but with no daemon and
+no password."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import TextIO
 from .. import protocol, wire
 from ..accounts import name_or_number
 from ..arguments import parse_arguments
+from ..commandline import Parser
 from ..config import ConfigError, DaemonConfig
 from ..errors import NO_SUCH_PROCEDURE, Refusal
 from .children import Child, Children, ProceduresFailed
@@ -58,7 +59,7 @@ def main(arguments: list[str], default_config: str) -> int:
 
 
 def _parser(default_config: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="harpd call",
         description="Run a procedure here and now, as the daemon would, and print what "
         "its caller would get.",

@@ -162,7 +162,7 @@ class Daemon:
                 "nothing can be called: no @procedure %s",
                 fields(path=config.procedures_file),
             )
-        if not config.users and config.password_file is None and not config.auth_backends:
+        if not (config.users or config.password_file or config.auth_backends):
             logger.warning("nobody can call: no users, no password_file")
 
     def _listen(self) -> None:

@@ -14,7 +14,7 @@ import os
 import sys
 from typing import NamedTuple
 
-from .. import access, accounts, log, service
+from .. import accounts, hands, log, service
 from ..config import ConfigError, DaemonConfig, load
 
 _MAX_ENVIRONMENT = 16 * 1024  # it goes to the spawner in one message, with the rest
@@ -22,7 +22,7 @@ _MAX_ENVIRONMENT = 16 * 1024  # it goes to the spawner in one message, with the 
 _OWN_VARIABLES = ("HARP_JOB_ID", "HOME", "LOGNAME", "USER")
 
 
-_PATHS = ("certificate", "private_key", "password_file", "procedures_file", "logging")
+_PATHS = ("certificate", "private_key", "password_file", "procedures_file")
 
 
 class Options(NamedTuple):
@@ -30,10 +30,9 @@ class Options(NamedTuple):
 
     :ivar config: file
     :ivar procedures: file or directory, None: as configured
-    :ivar logging: file, None: as configured
+    :ivar logging: where the log goes, as the configuration's key; None: as configured
     :ivar user: that procedures run as by default, None: as configured
     :ivar group: theirs, None: as configured
-    :ivar syslog: log to the system's log, if no file says otherwise
     :ivar background: leave the terminal
     :ivar pidfile: None: none
     """
@@ -43,7 +42,6 @@ class Options(NamedTuple):
     logging: str | None = None
     user: str | int | None = None
     group: str | int | None = None
-    syslog: bool = False
     background: bool = False
     pidfile: str | None = None
 
@@ -69,6 +67,9 @@ def load_config(options: Options) -> DaemonConfig:
         path = changes.get(field, getattr(config, field))
         if path is not None:
             changes[field] = os.path.join(directory, path)
+    where = changes.get("logging", config.logging)
+    if where is not None:
+        changes["logging"] = log.resolve(where, directory)
     changes["python_path"] = tuple(
         os.path.join(directory, path) for path in config.python_path
     )
@@ -127,25 +128,25 @@ def check_hands(path: str, config: DaemonConfig, owner: int) -> list[str]:
             pass
     except OSError as error:  # root has read it before
         faults.append(f"front.user: can't read {service.reason(error)}")
-    faults += [f"configuration: {text}" for text in access.who_can_write(path, owner)]
+    faults += [f"configuration: {text}" for text in hands.who_can_write(path, owner)]
     if config.users:
-        found = access.who_can_read(path, owner, groups)
+        found = hands.who_can_read(path, owner, groups)
         faults += [f"users: {text}" for text in found]
     for key, secret in (
         ("tls.key", config.private_key),
         ("password_file", config.password_file),
     ):
         if secret is not None:
-            found = access.who_can_write(secret, owner)
-            found += access.who_can_read(secret, owner, groups)
+            found = hands.who_can_write(secret, owner)
+            found += hands.who_can_read(secret, owner, groups)
             faults += [f"{key}: {text}" for text in found]
     # They decide what the front runs.
     for key, paths in (
         ("procedures.python_path", config.python_path),
-        ("logging", (config.logging,) if config.logging else ()),
+        ("logging", (config.logging,) if log.is_dictionary(config.logging) else ()),
     ):
         for one in paths:
-            found = access.code_that_others_can_write(one, owner)
+            found = hands.code_that_others_can_write(one, owner)
             faults += [f"{key}: {text}" for text in found]
     return faults
 
@@ -175,14 +176,19 @@ def start_logging(options: Options, config: DaemonConfig) -> dict | None:
     :raises ConfigError: if that can't be done
     """
     try:
-        if config.logging is not None:
-            return log.from_file(config.logging)
-        if options.syslog or options.background:
-            log.to_syslog("harpd")
-        else:
-            log.to_stderr()
+        return log.send(_log_target(options, config), "harpd")
     except ValueError as error:
         raise ConfigError([f"logging: {error}"]) from None
-    except OSError as error:
-        raise ConfigError([f"logging: system's log: {error.strerror}"]) from None
-    return None
+
+
+def check_logging(options: Options, config: DaemonConfig) -> list[str]:
+    """Return what :func:`start_logging` would complain of; no file is made."""
+    try:
+        log.check(_log_target(options, config))
+    except ValueError as error:
+        return [f"logging: {error}"]
+    return []
+
+
+def _log_target(options: Options, config: DaemonConfig) -> str:
+    return config.logging or (log.SYSLOG if options.background else log.STDERR)

@@ -5,7 +5,6 @@ there, so that it can be repeated."""
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import socket
@@ -14,10 +13,15 @@ import sys
 
 from .. import provision, service
 from ..auth import command, passwords
+from ..certificate import fingerprint
+from ..commandline import Parser
+from ..protocol import DAEMON_PORT
 from ..provision import SetupFailed
 from . import template
 
 _USER = "harpd"
+_DIRECTORY = "/etc/harpd"
+_LOGS = "/var/log/harpd"
 _DIRECTORY_MODE = 0o755
 _SECRET_MODE = 0o640
 _OWN_SECRET_MODE = 0o600
@@ -44,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     name = socket.getfqdn()
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="harpd setup",
         description="Makes what harpd needs on this machine: user, directory, key, "
         "certificate, password file, configuration. What is there stays.",
@@ -54,7 +58,18 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "has it, 'harpd passwd --drop-old' removes the first.",
     )
     option = parser.add_argument
-    option("--directory", default="/etc/harpd", metavar="DIRECTORY")
+    option(
+        "--directory",
+        default=_DIRECTORY,
+        metavar="DIRECTORY",
+        help="of the files (%(default)s)",
+    )
+    option(
+        "--logs",
+        metavar="DIRECTORY",
+        help=f"of a log file, where there is no system's log ({_LOGS}, or log in "
+        "another DIRECTORY)",
+    )
     option("--user", default=_USER, help="that speaks with callers (%(default)s)")
     option(
         "--no-user",
@@ -80,7 +95,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     option("--hostname", default=name, help="(%(default)s)")
     option("--address", help="that the dispatcher connects to (the host's name)")
-    option("--port", type=int, default=4306, help="(%(default)s)")
+    option("--port", type=int, default=DAEMON_PORT, help="(%(default)s)")
     return parser.parse_args(arguments)
 
 
@@ -91,6 +106,7 @@ class _Setup:
         self._parsed = parsed
         self._directory = os.path.abspath(parsed.directory)
         self._make = provision.Maker("harpd setup")
+        self._front = provision.UNCHANGED  # number of its user and group
         self._group: int | None = None
         self._secret: str | None = None
 
@@ -127,7 +143,9 @@ class _Setup:
         if os.getuid() != 0:
             self._make.say("not root: no user made, files are this user's")
         elif not self._parsed.no_user:
-            self._group = self._make.user(self._parsed.user).pw_gid
+            entry = self._make.user(self._parsed.user)
+            self._front = (entry.pw_uid, entry.pw_gid)
+            self._group = entry.pw_gid
 
     def _hands_of_secrets(self) -> tuple[int, tuple[int, int]]:
         """Return mode and owner of files that the front alone may read."""
@@ -142,13 +160,21 @@ class _Setup:
             "password_file": self._path("passwords"),
             "procedures.file": self._path("procedures.py"),
         }
-        if self._parsed.port != 4306:
+        if self._parsed.port != DAEMON_PORT:
             values["listen"] = [f"*:{self._parsed.port}"]
         if os.getuid() == 0:
             values["procedures.user"] = "nobody"
         if self._group is not None:
             values["front.user"] = self._parsed.user
+        file = self._make.log_file(self._logs(), "harpd.log", self._front)
+        if file is not None:
+            values["logging"] = file
         return template.configuration(values)
+
+    def _logs(self) -> str:
+        if self._parsed.logs is not None:
+            return os.path.abspath(self._parsed.logs)
+        return _LOGS if self._directory == _DIRECTORY else self._path("log")
 
     # --- the dispatcher's secret ---
 
@@ -199,4 +225,4 @@ def _fingerprint(certificate: str) -> str:
         # A chain begins with the host's own.
         own, end, _ = file.read().partition(ssl.PEM_FOOTER)
     encoded = ssl.PEM_cert_to_DER_cert((own + end)[own.index(ssl.PEM_HEADER) :])
-    return hashlib.sha256(encoded).hexdigest()
+    return fingerprint(encoded)

@@ -25,7 +25,7 @@ import socket
 import sys
 import time
 
-from .. import access, accounts, kernel
+from .. import accounts, hands, kernel
 from . import call_account, control, loading, processes, runner
 
 _RECHECK = 0.02  # s between two looks at processes that are to end
@@ -101,13 +101,13 @@ def _check_hands(settings: control.Settings) -> list[str]:
     """Say what of the code that is about to run others could have written. Here, as
     the front, as another user, may not be able to look at it."""
     owner = os.getuid()
-    found = access.code_that_others_can_write(settings.procedures_file, owner)
+    found = hands.code_that_others_can_write(settings.procedures_file, owner)
     for path in settings.python_path:
         if not os.path.isdir(path):
             found.append(f"procedures.python_path: {path}: is no directory")
         found += [
             f"procedures.python_path: {text}"
-            for text in access.code_that_others_can_write(path, owner)
+            for text in hands.code_that_others_can_write(path, owner)
         ]
     return found
 

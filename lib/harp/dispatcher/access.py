@@ -59,7 +59,6 @@ class Access:
     def __init__(self, config: DispatcherConfig) -> None:
         self.delays = Delays()
         self._doors: list[Door] = []
-        self._open: frozenset[Listener] = frozenset(config.listen)
         self.current = self.prepare(config)
 
     def prepare(self, config: DispatcherConfig) -> Prepared:
@@ -67,8 +66,8 @@ class Access:
 
         :raises ConfigError: if that can't be used
         """
-        # The doors stay as they are until the next start, whatever it says now.
-        listeners = {*self._open, *config.listen}
+        # Those who have come in at a door as it was may still have their handshake.
+        listeners = {*(door.listener for door in self._doors), *config.listen}
         faults = _find_faults(config)
         context = authenticator = None
         try:
@@ -86,10 +85,10 @@ class Access:
 
     def apply(self, prepared: Prepared) -> None:
         """Go by another configuration: at once, but for connections whose handshake
-        is done."""
+        is done. ``listen`` must have the same addresses as before, in that order."""
         self.current = prepared
-        for door in self._doors:
-            door.configure(prepared.config)
+        for door, listener in zip(self._doors, prepared.config.listen):
+            door.configure(prepared.config, listener)
 
     def door(self, listener: Listener) -> Door:
         """Return the door of a listening socket."""
@@ -133,9 +132,14 @@ class Door:
             most = access.current.config.max_unauthenticated
             self.gate = Gate(most, listener.allow_from)
 
-    def configure(self, config: DispatcherConfig) -> None:
+    def configure(self, config: DispatcherConfig, listener: Listener) -> None:
+        """Go by another configuration, for those who come in from now on."""
+        was_anonymous = self.listener.anonymous
+        self.listener = listener
         if self.gate is not None:
-            self.gate.configure(config.max_unauthenticated, self.listener.allow_from)
+            self.gate.configure(config.max_unauthenticated, listener.allow_from)
+        if not was_anonymous:
+            self.warn()
 
     def warn(self) -> None:
         """Say if somebody can come in here without saying who they are."""
@@ -162,13 +166,14 @@ class Guest:
 
     def __init__(self, door: Door, sock: socket.socket, address: object) -> None:
         self._access = door.access
-        self._listener = door.listener
+        self._listener = listener = door.listener
+        self._context = door.access.current.context
         self._gate = door.gate
         self._sock = sock
         self._auth: protocol.Auth | None = None
         self._visitor: Visitor | None = None
         self.user: str | None = None
-        self.is_known = not door.listener.needs_password
+        self.is_known = not listener.needs_password
         if door.gate is None:
             self.user, self.peer = peer_of(sock)
         else:
@@ -196,11 +201,10 @@ class Guest:
         :returns: False: it failed, and nothing can be said
         :raises Refusal: if what comes isn't TLS; if others go before
         """
-        current = self._access.current
         if self._listener.tls:
-            seconds = current.config.handshake_timeout
+            seconds = self._access.current.config.handshake_timeout
             try:
-                shake_hands(connection, current.context, seconds)
+                shake_hands(connection, self._context, seconds)
             except (OSError, wire.Woken) as error:
                 text = str(error) or "others are waiting, or we stop"
                 logger.info(

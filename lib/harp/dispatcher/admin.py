@@ -1,13 +1,19 @@
-"""What the admin socket can do beyond what clients can: ask how the dispatcher is, and
-stop it."""
+"""What the admin socket can be asked beyond what clients can: how the dispatcher is; to
+read its files again, remove old jobs, stop; about queues and hosts as a whole. The log
+tells who has changed something."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import logging
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
 from .. import log
 from ..errors import INVALID_REQUEST, Refusal
-from ..kinds import LEAST_AGE, Stop
+from ..kinds import LEAST_AGE
+from ..log import fields
 from ..protocol import admin as protocol
 from ..protocol import canonical, hostadmin, queueadmin
 from .health import Health
@@ -16,6 +22,25 @@ from .jobs import Jobs
 from .orders import Reloading, StopOrders
 from .pruning import Pruning
 from .queues import Queues
+
+logger = logging.getLogger(__name__)
+
+
+class Asker(NamedTuple):
+    """Who asks.
+
+    :ivar user: name of a system user, verified
+    :ivar peer: the process, for people
+    :ivar wait: returns the result of a future; raises if its client has gone
+    """
+
+    user: str
+    peer: str
+    wait: Callable[[concurrent.futures.Future], object]
+
+    @property
+    def name(self) -> str:
+        return f"{self.user}, {self.peer}"
 
 
 class Admin:
@@ -44,24 +69,21 @@ class Admin:
         self._reloading = reloading
         self._stopping = False
 
-    def answer(self, request, user: str | None) -> dict:
+    def answer(self, request, asker: Asker) -> dict:
         """Return the reply to a request of the admin socket.
 
         :param request: as parsed by :data:`harp.protocol.admin.ADMIN_PARSERS`
-        :param user: name of who asks, None: unknown
         :raises Refusal: if it can't be done
         """
-        if isinstance(request, protocol.Stop):
-            return self._stop(request, user)
-        return _OPERATIONS[type(request)](self, request)
+        return _OPERATIONS[type(request)](self, request, asker)
 
-    def _status(self, request: protocol.GetDispatcherStatus) -> dict:
-        return self._health.status(self._stopping)
+    def _status(self, request: protocol.GetDispatcherStatus, asker: Asker) -> dict:
+        return protocol.build_dispatcher_status(self._health.status(self._stopping))
 
-    def _metrics(self, request: protocol.GetMetrics) -> dict:
+    def _metrics(self, request: protocol.GetMetrics, asker: Asker) -> dict:
         return protocol.build_metrics(self._health.metrics())
 
-    def _prune(self, request: protocol.Prune) -> dict:
+    def _prune(self, request: protocol.Prune, asker: Asker) -> dict:
         age = self._pruning.max_age if request.age is None else request.age
         if age is None:
             raise Refusal(INVALID_REQUEST, 'max_age is "never": say which age')
@@ -70,26 +92,33 @@ class Admin:
                 INVALID_REQUEST,
                 "age must be at least a day: a younger job may be submitted again",
             )
+        logger.info("removing old jobs %s", fields(by=asker.name, age=age))
         return protocol.build_pruned(*self._pruning.prune(age, request.since))
 
-    def _stop(self, request: protocol.Stop, user: str | None) -> dict:
+    def _stop(self, request: protocol.Stop, asker: Asker) -> dict:
         if not request.drain:
             self._stopping = True
-        self._stops.give(
-            Stop(request.drain, request.seconds),
-            f"harpcallerd stop by {user or 'an unknown user'}",
-        )
+        self._stops.give(request, f"harpcallerd stop by {asker.name}")
         return protocol.build_stopping(os.getpid())
 
-    def _reload(self, request: protocol.Reload) -> dict:
+    def _reload(self, request: protocol.Reload, asker: Asker) -> dict:
+        logger.info("reload is wanted %s", fields(by=asker.name))
         return protocol.build_reloaded(*self._reloading.wait(self._reloading.want()))
 
-    def _reopen_logs(self, request: protocol.ReopenLogs) -> dict:
-        return protocol.build_reopened(log.reopen())
+    def _reopen_logs(self, request: protocol.ReopenLogs, asker: Asker) -> dict:
+        faults = log.reopen()
+        logger.info("log files opened again %s", fields(by=asker.name))
+        return protocol.build_reopened(faults)
 
-    def _refresh_hosts(self, request: hostadmin.RefreshHosts) -> dict:
+    def _refresh_hosts(self, request: hostadmin.RefreshHosts, asker: Asker) -> dict:
+        if not request.dry_run:
+            logger.info(
+                "refresh of the hosts is wanted %s",
+                fields(by=asker.name, force=request.force or None),
+            )
         try:
-            done = self._hosts.refresh(request.force, request.dry_run)
+            # It takes as long as a program does, and goes on if the client leaves.
+            done = asker.wait(self._hosts.refresh(request.force, request.dry_run))
         except HostsError as error:
             known = self._hosts.count()
             done = hostadmin.Refreshed(
@@ -97,17 +126,18 @@ class Admin:
             )
         return hostadmin.build_refreshed(done)
 
-    def _list_queue(self, request: queueadmin.ListQueue) -> dict:
+    def _list_queue(self, request: queueadmin.ListQueue, asker: Asker) -> dict:
         running, waiting = self._queues.members(canonical(request.name))
         return queueadmin.build_queue_jobs(
             [job.id for job in running], [job.id for job in waiting]
         )
 
-    def _cancel_queue(self, request: queueadmin.CancelQueue) -> dict:
+    def _cancel_queue(self, request: queueadmin.CancelQueue, asker: Asker) -> dict:
         key = canonical(request.name)
+        logger.info("cancelling a queue %s", fields(by=asker.name, queue=key))
         return queueadmin.build_queue_cancelled(*self._jobs.cancel_queue(key))
 
-    def _get_host(self, request: hostadmin.GetHost) -> dict:
+    def _get_host(self, request: hostadmin.GetHost, asker: Asker) -> dict:
         host = self._hosts.get(request.hostname)
         return hostadmin.build_host(None if host is None else host.public())
 
@@ -116,6 +146,7 @@ _OPERATIONS = {
     protocol.GetDispatcherStatus: Admin._status,
     protocol.GetMetrics: Admin._metrics,
     protocol.Prune: Admin._prune,
+    protocol.Stop: Admin._stop,
     protocol.Reload: Admin._reload,
     protocol.ReopenLogs: Admin._reopen_logs,
     hostadmin.RefreshHosts: Admin._refresh_hosts,

@@ -10,6 +10,7 @@ room.
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from .. import protocol
 from ..config import ConfigError, DispatcherConfig
@@ -33,6 +34,9 @@ _MOST_UNWRITTEN = 1000  # lines; beyond that cancels are refused as well
 _MOST_TEXT = 1000  # characters of what a client names
 _ACCEPTED = "accepted"
 _REFUSED = "refused"
+
+Done = TypeVar("Done")
+"""What a cancel returns."""
 
 
 class _File:
@@ -70,7 +74,7 @@ class _File:
         written = os.write(self._fd, line)
         self._is_torn = written < len(line)
         if self._is_torn:
-            raise OSError(28, "no room for the whole line", self._path)
+            raise OSError(errno.ENOSPC, "no room for the whole line", self._path)
 
 
 class Prepared(NamedTuple):
@@ -90,6 +94,7 @@ class Audit:
         # Guards the lines that could not be written yet.
         self._lock = threading.Lock()
         self._unwritten: deque[bytes] = deque()
+        # Told only: of two threads that set it, either may be the one that counts.
         self._failing_since: float | None = None
         self.apply(self.prepare(config))
 
@@ -140,7 +145,9 @@ class Audit:
         self._write({**entry, "outcome": _ACCEPTED, "job": job_id})
         return job_id
 
-    def cancel(self, guest: Guest, request: protocol.Cancel, cancel: Callable):
+    def cancel(
+        self, guest: Guest, request: protocol.Cancel, cancel: Callable[[], Done]
+    ) -> Done:
         """Cancel a job and note what became of it. As :meth:`call`; ``cancel`` returns
         False if there is nothing to cancel."""
         entry = _begin("cancel", guest, request.on_behalf_of)
@@ -153,7 +160,9 @@ class Audit:
             self._write({**entry, "outcome": _ACCEPTED})
         return found
 
-    def cancel_queue(self, guest: Guest, queue: dict, cancel: Callable):
+    def cancel_queue(
+        self, guest: Guest, queue: dict, cancel: Callable[[], Done]
+    ) -> Done:
         """Cancel the jobs of a queue and note that. As :meth:`cancel`.
 
         :param queue: its name
@@ -163,12 +172,12 @@ class Audit:
         self._write({**entry, "outcome": _ACCEPTED})
         return done
 
-    def _cancel(self, entry: dict, cancel: Callable):
+    def _cancel(self, entry: dict, cancel: Callable[[], Done]) -> Done:
         if self.unwritten >= _MOST_UNWRITTEN:
             self._catch_up()
         return self._noting_refusal(entry, cancel)
 
-    def _noting_refusal(self, entry: dict, act: Callable):
+    def _noting_refusal(self, entry: dict, act: Callable[[], Done]) -> Done:
         try:
             return act()
         except Refusal as refusal:

@@ -9,8 +9,7 @@ import socket
 from .. import accounts
 from ..config import ConfigError, DispatcherConfig
 from ..listener import Listener
-from . import hosts, options
-from .life import prepare
+from . import hosts, joblog, options
 from .main import Dispatcher
 from .orders import Reloaded, Reloading, StopOrders
 
@@ -42,10 +41,9 @@ def find_faults(settings: options.Options) -> list[str]:
 
 def _check_files(settings: options.Options, config: DispatcherConfig) -> list[str]:
     faults = _unusable_directories(config)
-    try:
-        prepare(settings, config)
-    except ConfigError as error:
-        faults += error.faults
+    faults += options.check_hands(settings, config)
+    faults += options.check_logging(settings, config)
+    faults += joblog.check(config.stream_directory)
     try:
         dispatcher = Dispatcher(config, StopOrders(_nothing), Reloading(_no_reload))
     except ConfigError as error:

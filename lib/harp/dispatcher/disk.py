@@ -38,9 +38,11 @@ class Disk:
             view = view[os.write(fd, view) :]
 
     def sync(self, fd: int) -> None:
+        """Return when the content of a file is on the disk."""
         os.fdatasync(fd)
 
     def sync_directory(self, path: str) -> None:
+        """Return when the names in a directory are on the disk."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -52,6 +54,9 @@ class Disk:
 
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)
+
+    def remove(self, path: str) -> None:
+        os.unlink(path)
 
     def free(self, path: str) -> int:
         """Return the number of bytes that an unprivileged user may still write."""

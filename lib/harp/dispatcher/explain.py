@@ -29,6 +29,7 @@ _HOLDERS = 20  # jobs that are named as keeping one waiting
 _MESSAGE = 2000  # characters of an error's message that are told
 _MAX_END = 1024 * 1024  # bytes of an end message that is looked into
 
+
 class Explaining:
     """Answers ``explain``. Called from any thread.
 
@@ -93,7 +94,7 @@ class Explaining:
             return messages.QUEUE_IS_FULL
         if is_full:
             return messages.DISPATCHER_IS_FULL
-        if self._jobs.threads_refused_since is not None:
+        if self._jobs.threads_refused_since() is not None:
             return messages.NO_THREAD
         return messages.ABOUT_TO_START
 

@@ -7,11 +7,11 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from .. import __version__, protocol
 from ..certificate import date
-from ..protocol.admin import Degraded, Metric, build_dispatcher_status
+from ..protocol.admin import Degraded, DispatcherStatus, Metric
 from ..server import Server
 from .audit import Audit
 from .counters import Counters
@@ -27,7 +27,7 @@ from .trust import Trust
 class Health:
     """The parts that are asked.
 
-    :param servers: returns those that accept connections
+    :param servers: those that accept connections, as soon as they do
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Health:
         jobs: Jobs,
         pruning: Pruning,
         audit: Audit,
-        servers: Callable[[], Sequence[Server]],
+        servers: Sequence[Server],
     ) -> None:
         self._log = log
         self._queues = queues
@@ -51,13 +51,13 @@ class Health:
         self._servers = servers
         self._since = time.time()
 
-    def status(self, stopping: bool) -> dict:
-        """Return the reply to ``status``.
+    def status(self, stopping: bool) -> DispatcherStatus:
+        """Return how it is.
 
         :param stopping: whether the dispatcher stops
         """
         queued, running = self._queues.counts()
-        return build_dispatcher_status(
+        return DispatcherStatus(
             version=__version__,
             pid=os.getpid(),
             since=self._since,
@@ -74,7 +74,7 @@ class Health:
         )
 
     def _connections(self) -> int:
-        return sum(server.connections for server in self._servers())
+        return sum(server.connections for server in self._servers)
 
     def _free(self) -> int | None:
         try:
@@ -115,6 +115,7 @@ class Health:
 
     def _storage_faults(self) -> Iterator[Degraded]:
         free = self._free()
+        self._log.look_again()
         since = self._log.refusing_since
         if free is None:
             yield Degraded("storage", since, "the job log's disk can't be asked")
@@ -140,7 +141,7 @@ class Health:
             )
 
     def _shortages(self) -> Iterator[Degraded]:
-        shortages = filter(None, [server.short_since for server in self._servers()])
+        shortages = filter(None, [server.short_since for server in self._servers])
         since = min(shortages, default=None)
         if since is not None:
             yield Degraded(
@@ -148,9 +149,10 @@ class Health:
                 since,
                 "out of descriptors, memory or threads: accepting connections pauses",
             )
-        since = self._jobs.threads_refused_since
+        since = self._jobs.threads_refused_since()
         if since is not None:
-            yield Degraded("threads", since, "no further thread can be started")
+            text = "no further thread can be started, jobs wait for one"
+            yield Degraded("threads", since, text)
 
     # --- metrics ---
 

@@ -104,19 +104,23 @@ class Hosts:
             self._config = config
             self._order(_Order(moved, False, concurrent.futures.Future()))
 
-    def refresh(self, force: bool = False, dry_run: bool = False) -> Refreshed:
-        """Read the hosts again, now or when a refresh that is under way is done.
+    def refresh(
+        self, force: bool = False, dry_run: bool = False
+    ) -> concurrent.futures.Future:
+        """Have the hosts read again, now or when a refresh that is under way is done.
 
         :param force: replace them whatever that removes
         :param dry_run: find out what that would do, and don't do it
-        :raises HostsError: if they can't be read; they stay as they are then
+        :returns: of :class:`Refreshed`; or it raises :class:`HostsError` if they can't
+            be read, and stay as they are. Nobody has to wait for it.
+        :raises HostsError: if the dispatcher stops
         """
         future: concurrent.futures.Future = concurrent.futures.Future()
         with self._changed:
             if self._stopping:
                 raise HostsError("the dispatcher stops")
             self._order(_Order(force, dry_run, future))
-        return future.result()
+        return future
 
     def _order(self, order: _Order) -> None:
         self._orders.append(order)
@@ -154,25 +158,35 @@ class Hosts:
         return _FILE_CHECK_SECONDS if self._config.hosts_file is not None else None
 
     def _load(self) -> None:
-        """Read the hosts for the first time."""
-        try:
-            self._replace(*self._read(), force=True, dry_run=False)
-            return
-        except HostsError as error:
-            self._note_failure("there are no hosts for now, it is tried again", error)
-        if self._config.hosts_script is None or self._config.hosts_cache is None:
-            return
+        """Read the hosts for the first time. What there was before the start, as far
+        as the cache tells, is guarded as at any refresh."""
         path = self._config.hosts_cache
+        cached = fault_of_cache = None
+        if self._config.hosts_script is not None and path is not None:
+            try:
+                cached = self._hosts = parse_hosts(hostsource.read_file(path)).hosts
+            except HostsError as error:
+                fault_of_cache = str(error)
         try:
-            output = hostsource.read_file(path)
+            refresh = self._replace(*self._read(), force=False, dry_run=False)
+            if refresh.applied:
+                if refresh.before:  # or it has been said
+                    logger.info("hosts read %s", fields(known=refresh.found))
+                return
         except HostsError as error:
-            logger.error("no hosts from the cache either %s", fields(error=str(error)))
-            return
-        self._hosts = parse_hosts(output).hosts
-        logger.warning(
-            "hosts are those of the cache %s",
-            fields(path=path, written=_age(path), known=len(self._hosts)),
-        )
+            fault = "there are no hosts for now, it is tried again"
+            if cached is not None:
+                fault = "hosts can't be read, it is tried again"
+            self._note_failure(fault, error)
+            if fault_of_cache is not None:
+                logger.error(
+                    "no hosts from the cache either %s", fields(error=fault_of_cache)
+                )
+        if cached is not None:
+            logger.warning(
+                "hosts are those of the cache %s",
+                fields(path=path, written=_age(path), known=len(cached)),
+            )
 
     def _carry_out(self, orders: list[_Order]) -> None:
         """Read the hosts once, for all who have asked."""
@@ -227,6 +241,10 @@ class Hosts:
             return refresh
         self._hosts = hosts
         self._trouble = None
+        if faults:
+            line, text = faults[0]
+            more = f", and so are {len(faults) - 1} more" if len(faults) > 1 else ""
+            self._note_trouble(f"{source}: line {line} is skipped{more}: {text}")
         refresh = refresh._replace(applied=True)
         if not refresh.before:
             logger.info("hosts read %s", fields(source=source, known=refresh.found))

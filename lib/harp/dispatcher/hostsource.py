@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 
+from .. import watched
 from ..log import fields
 from ..service import reason
 
@@ -30,6 +31,8 @@ class Script:
     :meth:`kill` may be called by any."""
 
     def __init__(self) -> None:
+        # No lock: run() sets the first and then looks at the second, kill() sets the
+        # second and then looks at the first, so that one of them sees it.
         self._process: subprocess.Popen | None = None
         self._killed = False
 
@@ -136,10 +139,9 @@ def read_file(path: str) -> bytes:
 def stamp(path: str) -> object:
     """Return what changes when a file does; None if there is none."""
     try:
-        found = os.stat(path)
+        return watched.stamp(path)
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def write_cache(path: str, output: bytes) -> None:

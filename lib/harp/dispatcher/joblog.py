@@ -51,6 +51,7 @@ _HOUR_FORM = "%Y-%m-%dT%H"
 _HOUR = re.compile("([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2})")
 _NEW = ".new"
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+_SORTED_FIRST = 2000  # names in a directory
 _AFTER_ALL = "g"  # no job id sorts after this
 
 
@@ -111,6 +112,9 @@ class JobLog:
         self._lock = -1
         self._refusing_since: float | None = None
         self._last_seen = 0.0
+        # Ids of calls that were refused, but whose file can't be removed. Each is
+        # added and discarded by the one thread that creates it.
+        self._disowned: set[str] = set()
 
     # --- the directory as a whole ---
 
@@ -169,6 +173,9 @@ class JobLog:
             os.utime(self._lock)
 
     def close(self) -> None:
+        for job_id in self._disowned:
+            # The next start would take it for a job.
+            self._remove(self._active_path(job_id))
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -194,10 +201,7 @@ class JobLog:
 
     def _check_layout(self) -> None:
         path = os.path.join(self._directory, FORMAT_FILE)
-        try:
-            with open(path, encoding="ascii") as file:
-                text = file.read().strip()
-        except FileNotFoundError:
+        if not _knows_layout(path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path + _NEW)
             fd = self._disk.create(path + _NEW)
@@ -208,12 +212,6 @@ class JobLog:
             finally:
                 os.close(fd)
             self._disk.rename(path + _NEW, path)
-            return
-        if text != str(LAYOUT):
-            raise StorageError(
-                f"{path}: layout {text[:20]!r}, but this program knows {LAYOUT} only; "
-                "run the version that wrote it"
-            )
 
     def free(self) -> int:
         """Return the bytes that are free.
@@ -242,6 +240,26 @@ class JobLog:
         self._refusing_since = None
         return size
 
+    def look_again(self) -> None:
+        """See whether jobs can be stored again, if the last one could not: it may be
+        long until the next one comes."""
+        if self._refusing_since is None:
+            return
+        path = f"{self._active}/.{jobid.make()}{_NEW}"
+        try:
+            self._check_room()
+            fd = self._disk.create(path)
+            try:
+                self._disk.write(fd, b"\n")
+                self._disk.sync(fd)
+            finally:
+                os.close(fd)
+                self._disk.remove(path)
+            self._disk.sync_directory(self._active)
+        except (OSError, StorageError):
+            return
+        self._refusing_since = None
+
     def _check_room(self) -> None:
         free = self.free()
         if free < self._reserve:
@@ -261,18 +279,32 @@ class JobLog:
             self._disk.rename(new, self._active_path(record.job_id))
             self._disk.sync_directory(self._active)
         except OSError as error:
-            self._forget(record.job_id, new)
+            self._remove(new)
+            if not self._remove(self._active_path(record.job_id)):
+                self._disowned.add(record.job_id)
             raise StorageError(f"{self._active}: {error.strerror}") from None
         finally:
             if fd >= 0:
                 os.close(fd)
+        # One that a refused call has left under this id is replaced.
+        self._disowned.discard(record.job_id)
         return len(line)
 
-    def _forget(self, job_id: str, new: str) -> None:
-        for path in (new, self._active_path(job_id)):
-            # Not made, or not to be removed: nobody has its id.
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+    def _remove(self, path: str) -> bool:
+        """Remove the file of a call that is refused; tell whether it is gone. If not,
+        it is no job to anybody, and :meth:`close` tries once more."""
+        try:
+            self._disk.remove(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.error(
+                "file of a refused call can't be removed, remove it before the next "
+                "start %s",
+                fields(path=path, error=error.strerror),
+            )
+            return False
+        return True
 
     def writer(self, job_id: str, size: int) -> Writer:
         """Raises StorageError if the job's file can't be opened.
@@ -302,6 +334,8 @@ class JobLog:
 
         :raises StorageError: if there is one that can't be read
         """
+        if job_id in self._disowned:
+            return None
         try:
             return Reader(self._active_path(job_id), self._done_path(job_id))
         except FileNotFoundError:
@@ -502,8 +536,9 @@ def is_new(name: str) -> bool:
     )
 
 
-def _ids_in(path: str, before: str = _AFTER_ALL, least: str = "") -> list[str]:
-    """The job ids in a directory, newest first; none if it is no directory.
+def _ids_in(path: str, before: str = _AFTER_ALL, least: str = "") -> Iterator[str]:
+    """The job ids in a directory, newest first; none if it is no directory. It is
+    looked into at once.
 
     :param before: only those that sort before this
     :param least: only those that don't sort before this
@@ -511,10 +546,50 @@ def _ids_in(path: str, before: str = _AFTER_ALL, least: str = "") -> list[str]:
     try:
         names = os.listdir(path)
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    ids = (
-        name.removesuffix(SUFFIX)
-        for name in names
-        if least <= name < before and name.endswith(SUFFIX)
-    )
-    return sorted(filter(jobid.is_valid, ids), reverse=True)
+        names = []
+    names = [name for name in names if least <= name < before]
+    return _valid_ids(names)
+
+
+def _valid_ids(names: list[str]) -> Iterator[str]:
+    # There may be a million, and who asks may want a hundred: sorted as far as needed.
+    count = _SORTED_FIRST
+    while names:
+        newest = heapq.nlargest(count, names)
+        for name in newest:
+            job_id = name.removesuffix(SUFFIX)
+            if job_id != name and jobid.is_valid(job_id):
+                yield job_id
+        names = [name for name in names if name < newest[-1]]
+        count *= 8
+
+
+def check(directory: str) -> list[str]:
+    """Return why a start would refuse the directory, as far as its layout tells; a line
+    for each fault. Nothing is made."""
+    try:
+        _knows_layout(os.path.join(directory, FORMAT_FILE))
+    except StorageError as error:
+        return [f"stream_directory: {error}"]
+    except OSError as error:
+        return [f"stream_directory: {error.filename}: {error.strerror}"]
+    return []
+
+
+def _knows_layout(path: str) -> bool:
+    """Tell whether the file that names the layout is there.
+
+    :raises StorageError: if it names another one
+    :raises OSError: if it can't be read
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(100).decode("utf-8", "replace").strip()
+    except FileNotFoundError:
+        return False
+    if text != str(LAYOUT):
+        raise StorageError(
+            f"{path}: layout {text[:20]!r}, but this program knows {LAYOUT} only; "
+            "run the version that wrote it"
+        )
+    return True

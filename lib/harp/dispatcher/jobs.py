@@ -18,6 +18,7 @@ its thread alone. Always in this order: store, notify, reply.
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -35,6 +36,7 @@ from ..errors import (
 )
 from ..log import fields
 from ..service import reason
+from . import submission
 from .counters import Counters
 from .disk import FileGone, NoDescriptors, StorageError
 from .job import STOP_CANCELLED, STOP_SHUTDOWN, Job
@@ -44,10 +46,6 @@ from .queues import Queue, Queues
 from .workers import Workers
 
 logger = logging.getLogger(__name__)
-
-REPEAT_SECONDS = 86400
-"""How far the time inside a client's job id may be from ours, either way; no id
-younger than that is ever pruned, so that repeating a call finds it."""
 
 _RETRY_SECONDS = 1.0
 """Between two attempts to store an end for which there was no room."""
@@ -59,6 +57,9 @@ the job starts. That of any other is read from its file again."""
 
 _LAST_SECONDS = 1.0
 """Of the time for a stop: none is tried any more, the threads end."""
+
+_NO_FILE = "file of a job can't be opened for now %s"
+_NO_ROOM_FOR_END = "end of a job can't be stored for now %s"
 
 
 class Jobs:
@@ -88,7 +89,7 @@ class Jobs:
         self._closing = False
         self._close_by = 0.0
         self._unstored: dict[str, float] = {}  # ids, since when their end has no room
-        self._late: list[threading.Thread] = []  # main thread only
+        self._ending_late: threading.Thread | None = None  # by who starts and stops
 
     # --- start and stop ---
 
@@ -109,8 +110,8 @@ class Jobs:
             self._accepting = True
             if waiting:
                 self._order = waiting[-1].order
-        for found in unended:
-            self._end_late(found)
+        if unended:
+            self._end_late(unended)
         for job_id, order, queue, size in waiting:
             job = Job(job_id, order, size)
             with self._changed:
@@ -119,21 +120,46 @@ class Jobs:
             self._workers.grow()
         return len(waiting)
 
-    def _end_late(self, found: Unended) -> None:
-        """Show a job that was cut off as running until there is room for its end."""
-        job = Job(found.job_id, 0, found.size)
-        job.begin(found.start)
-        job.publish(found.size, found.packets)
-        with self._changed:
-            self._active[job.id] = job
+    def _end_late(self, unended: list[Unended]) -> None:
+        """Show jobs that were cut off as running until there is room for their ends.
+        One thread for all of them: there may be more than threads can be started."""
+        ends = []
+        for found in unended:
+            job = Job(found.job_id, 0, found.size)
+            job.begin(found.start)
+            job.publish(found.size, found.packets)
+            with self._changed:
+                self._active[job.id] = job
+            ends.append((job, found.end))
         thread = threading.Thread(
-            target=self._with_writer,
-            args=(job, lambda writer: self._end(job, writer, found.end)),
-            name=f"end-{job.id[:8]}",
-            daemon=True,
+            target=self._store_late, args=(ends,), name="late-ends", daemon=True
         )
-        thread.start()
-        self._late.append(thread)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, str(error)) from None
+        self._ending_late = thread
+
+    def _store_late(self, ends: list[tuple[Job, protocol.End]]) -> None:
+        """Store what can be; try the others again until the dispatcher stops. The next
+        start finds those that are left as this one did."""
+        while ends := [end for end in ends if not self._try_to_end(*end)]:
+            if not self._pause():
+                return
+
+    def _try_to_end(self, job: Job, end: protocol.End) -> bool:
+        """Store a job's end; False: not yet."""
+        writer = self._writer(job)
+        if writer is None:
+            return job.has_ended
+        try:
+            self._store_end(job, writer, end)
+        except StorageError as error:
+            self._report_unstored(job, _NO_ROOM_FOR_END, error)
+            return False
+        finally:
+            writer.close()
+        return True
 
     def join(self, deadline: float) -> None:
         """Wait until no job runs any more; the queues are closed before.
@@ -159,10 +185,12 @@ class Jobs:
             jobs = list(self._active.values())
         for job in jobs:
             job.request_stop(STOP_SHUTDOWN)
-        for thread in self._late:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        late = [thread.name for thread in self._late if thread.is_alive()]
-        return self._workers.join(deadline) + late
+        stuck = self._workers.join(deadline)
+        if self._ending_late is not None:
+            self._ending_late.join(max(0.0, deadline - time.monotonic()))
+            if self._ending_late.is_alive():
+                stuck.append(self._ending_late.name)
+        return stuck
 
     # --- what clients ask ---
 
@@ -173,8 +201,11 @@ class Jobs:
         :returns: its job id; that of the earlier call, if the client repeats one
         :raises Refusal: if it isn't accepted; nothing is stored then
         """
-        self._check_size(call)
-        job_id = jobid.make() if call.job_id is None else _client_job_id(call.job_id)
+        submission.check_size(call, self._config.max_arguments)
+        if call.job_id is None:
+            job_id = jobid.make()
+        else:
+            job_id = submission.check_job_id(call.job_id)
         if self._reserve(job_id):
             try:
                 if call.job_id is None or not self._is_stored(job_id):
@@ -224,11 +255,9 @@ class Jobs:
         with self._changed:
             return len(self._unstored), min(self._unstored.values(), default=None)
 
-    @property
     def threads_refused_since(self) -> float | None:
-        """Since when no more threads can be started, in seconds since the epoch; None:
-        the last one could."""
-        return self._workers.refused_since
+        """As :meth:`Workers.lacking_since`."""
+        return self._workers.lacking_since()
 
     def request_cancel(self, job_id: object) -> Job | bool:
         """Cancel a job.
@@ -292,21 +321,8 @@ class Jobs:
 
     def _with_writer(self, job: Job, use: Callable[[Writer], None]) -> None:
         """Open the job's file to write; wait until that works."""
-        size, _, _ = job.progress()
-        while True:
-            try:
-                writer = self._log.writer(job.id, size)
-                break
-            except FileGone as error:
-                logger.error(
-                    "file of a job is gone %s", fields(job=job.id, error=str(error))
-                )
-                job.finish(size, protocol.ERROR)
-                self._forget(job)
-                return
-            except StorageError as error:
-                self._report_unstored(job, error)
-            if not self._pause():
+        while (writer := self._writer(job)) is None:
+            if job.has_ended or not self._pause():
                 return
         if job.unstored:
             job.report_unstored(False)
@@ -316,6 +332,23 @@ class Jobs:
             use(writer)
         finally:
             writer.close()
+
+    def _writer(self, job: Job) -> Writer | None:
+        """Open the job's file to write; None: not yet, or it is gone, and the job has
+        ended by that."""
+        size, _, _ = job.progress()
+        try:
+            return self._log.writer(job.id, size)
+        except FileGone as error:
+            logger.error(
+                "file of a job is gone %s", fields(job=job.id, error=str(error))
+            )
+            job.finish(size, protocol.ERROR)
+            self._forget(job)
+            return None
+        except StorageError as error:
+            self._report_unstored(job, _NO_FILE, error)
+            return None
 
     def _run_to_end(self, job: Job, writer: Writer) -> None:
         end = self._decide_end(job, writer)
@@ -352,7 +385,7 @@ class Jobs:
                 self._store_end(job, writer, end)
                 return
             except StorageError as error:
-                self._report_unstored(job, error)
+                self._report_unstored(job, _NO_ROOM_FOR_END, error)
             if not self._pause():
                 logger.error(
                     "end of a job is lost, there was no room for it %s",
@@ -360,12 +393,9 @@ class Jobs:
                 )
                 return
 
-    def _report_unstored(self, job: Job, error: StorageError) -> None:
+    def _report_unstored(self, job: Job, what: str, error: StorageError) -> None:
         if not job.unstored:
-            logger.error(
-                "end of a job can't be stored for now %s",
-                fields(job=job.id, error=str(error)),
-            )
+            logger.error(what, fields(job=job.id, error=str(error)))
             with self._changed:
                 self._unstored[job.id] = time.time()
             job.report_unstored(True)
@@ -384,20 +414,6 @@ class Jobs:
         return True
 
     # --- inside ---
-
-    def _check_size(self, call: protocol.Call) -> None:
-        most = self._config.max_arguments
-        whole = wire.encode(protocol.build_call(call))
-        brackets = whole.count(b"[") + whole.count(b"{")
-        if len(whole) <= min(most, _MAX_REST) and brackets <= wire.MAX_DEPTH:
-            return  # as nearly all are; no part of it is larger or deeper
-        for name, value in (("arguments", call.arguments), ("info", call.info)):
-            wire.check_depth(value, wire.MAX_DEPTH)
-            _check_bytes(name, value, most, " (limits.arguments)")
-        if call.queue is not None:
-            wire.check_depth(call.queue.name, wire.MAX_DEPTH)
-        rest = protocol.build_call(call._replace(arguments=[], info=None))
-        _check_bytes("all but arguments and info", rest, _MAX_REST)
 
     def _reserve(self, job_id: str) -> bool:
         """Take an id for a submission; whoever is about to take it is waited for.
@@ -427,8 +443,8 @@ class Jobs:
             record = self._log.record(job_id)
         except StorageError as error:
             raise Refusal(STORAGE_ERROR, str(error)) from None
-        before = _identity(record.call, record.submitted_by)
-        if before != _identity(call, submitted_by):
+        before = submission.identity(record.call, record.submitted_by)
+        if before != submission.identity(call, submitted_by):
             raise Refusal(INVALID_REQUEST, f"job_id {job_id} is that of another call")
 
     def _create(
@@ -521,48 +537,7 @@ class Jobs:
             ),
         )
 
-
     def _forget(self, job: Job) -> None:
         with self._changed:
             self._active.pop(job.id, None)
             self._unstored.pop(job.id, None)
-
-
-# Half of what the daemon allows around the arguments; the rest is for what we add.
-_MAX_REST = wire.WRAPPING_BYTES // 2
-
-
-def _check_bytes(name: str, value: object, most: int, key: str = "") -> None:
-    size = len(wire.encode(value)) - 1
-    if size > most:
-        raise Refusal(
-            INVALID_REQUEST, f"{name} of {size} bytes; the limit is {most}{key}"
-        )
-
-
-def _client_job_id(value: object) -> str:
-    """Check an id that a client made for its call."""
-    if not jobid.is_valid(value):
-        raise Refusal(INVALID_REQUEST, "job_id is not a UUID of version 7")
-    if abs(jobid.time_of(value) - time.time()) > REPEAT_SECONDS:
-        raise Refusal(
-            INVALID_REQUEST,
-            "the time inside job_id is more than a day from the dispatcher's",
-        )
-    return value
-
-
-def _identity(call: protocol.Call, submitted_by: str | None) -> str:
-    """The text that two submissions of the same call share."""
-    return protocol.canonical(
-        [
-            call.host,
-            call.procedure,
-            call.arguments,
-            call.queue,
-            call.info,
-            call.timeout,
-            call.max_exec_time,
-            submitted_by,
-        ]
-    )

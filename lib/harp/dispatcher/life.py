@@ -4,18 +4,25 @@ reload, which may take their time and must not keep a signal waiting."""
 
 from __future__ import annotations
 
+# Some of these are imported when first used elsewhere; by then we may be a user who
+# can't read the library.
+import concurrent.futures.thread  # noqa: F401
+import copy  # noqa: F401
 import dataclasses
-import logging
+import encodings.idna  # noqa: F401
+import ipaddress  # noqa: F401
+import logging.config
+import logging.handlers  # noqa: F401
 import os
 import signal
 import threading
 import time
 
-from .. import __version__, accounts, config as configuration, log, service
+from .. import __version__, accounts, config as configuration, listener, log, service
 from ..config import ConfigError, DispatcherConfig
-from ..kinds import Stop
 from ..log import fields
 from ..pidfile import Pidfile
+from ..protocol.admin import Stop
 from . import options
 from .main import Dispatcher
 from .options import Options
@@ -24,14 +31,14 @@ from .orders import Reloaded, Reloading, StopOrder, StopOrders
 logger = logging.getLogger(__name__)
 
 _AT_START = (
-    "listen",
     "admin_socket",
     "admin_group",
     "user",
     "group",
     "stream_directory",
 )
-"""Fields of the configuration that a running process can't apply."""
+"""Fields of the configuration that a running process can't apply, beside what
+:func:`harp.listener.merge` says of ``listen``."""
 
 _DIRECTORY_MODE = 0o755
 _STOP_SECONDS = 60  # what the service manager must grant beyond the time for draining
@@ -244,9 +251,10 @@ class _Life:
             for field in _AT_START
             if getattr(config, field) != getattr(old, field)
         ]
+        listen, waiting = listener.merge(old.listen, config.listen)
         # Compared with at the next reload too: a start still has to apply them.
         config = dataclasses.replace(
-            config, **{field: getattr(old, field) for field in changed}
+            config, listen=listen, **{field: getattr(old, field) for field in changed}
         )
         try:
             prepare(self._options, config)
@@ -254,7 +262,8 @@ class _Life:
         except ConfigError as error:
             _go_on_logging(self._options, old)
             raise options.naming_file(self._options, error) from None
-        return config, [_key(field) for field in changed]
+        restart = [f"listen ({one})" for one in waiting]
+        return config, restart + [_key(field) for field in changed]
 
 
 def _go_on_logging(settings: Options, config: DispatcherConfig) -> None:

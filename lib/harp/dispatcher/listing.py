@@ -1,7 +1,7 @@
-"""The jobs that a panel asks for: by filters, newest first, in bounded time and size,
-however many there are. No index: the ids tell when they were made, so that only files
-of the right time are looked at, and most of those that don't match are told from their
-bytes."""
+"""The jobs and queues that a panel asks for: in bounded size, however many there are.
+Jobs by filters, newest first, in bounded time. No index: the ids tell when they were
+made, so that only files of the right time are looked at, and most of those that don't
+match are told from their bytes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from .. import jobid, protocol, wire
 from ..errors import INVALID_REQUEST, Refusal
 from .disk import StorageError
 from .jobfile import Record
-from .jobs import REPEAT_SECONDS, Jobs
+from .jobs import Jobs
+from .queues import QueueState
 from .reading import Reading
+from .submission import REPEAT_SECONDS
 
 _SECONDS = 1.0
 _BYTES = 4 * 1024 * 1024
+_QUEUE_BYTES = 130  # that a queue takes beside its name
 _DEFAULT_LIMIT = 100
 
 
@@ -55,6 +58,29 @@ def list_jobs(
             found.append(protocol.cut_arguments(status))
             size += len(wire.encode(found[-1]))
     return protocol.build_job_list(found, None)
+
+
+def list_queues(
+    states: Collection[QueueState],
+    request: protocol.ListQueues,
+    allow: Callable[[str], bool],
+) -> dict:
+    """Return the reply to ``list_queues``: in the order of their canonical names.
+
+    :param allow: called with such a name; tells whether the asker may know of it
+    """
+    after = "" if request.after is None else protocol.canonical(request.after)
+    found: list[dict] = []
+    size = 0
+    for key, *rest in sorted(states):
+        if key <= after or not allow(key):
+            continue
+        if size >= _BYTES:
+            return protocol.build_queue_list(found, name)
+        name = wire.decode(key.encode())
+        found.append(protocol.build_queue_entry(name, *rest))
+        size += len(key) + _QUEUE_BYTES
+    return protocol.build_queue_list(found)
 
 
 def _candidates(jobs: Jobs, request: protocol.ListJobs) -> Iterator[str]:

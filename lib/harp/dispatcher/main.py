@@ -56,6 +56,7 @@ class Dispatcher:
             max_job_size=settings.max_job_size,
             reserve=settings.reserve,
         )
+        self._servers: list[Server] = []
         self._queues = Queues()
         self._hosts = Hosts(settings)
         self._connector = Connector(settings, self._hosts, self._trust, Resolver())
@@ -70,7 +71,7 @@ class Dispatcher:
             self._jobs,
             self._pruning,
             self._audit,
-            lambda: self._servers,
+            self._servers,
         )
         admin = Admin(
             health,
@@ -91,7 +92,6 @@ class Dispatcher:
             self._audit,
             self._procedures,
         )
-        self._servers: list[Server] = []
         self._draining: threading.Thread | None = None
 
     def _use_files(self) -> None:
@@ -226,6 +226,9 @@ class Dispatcher:
             server.stop_accepting()
         deadline = time.monotonic() + self._settings.cancel_grace + _STOP_SECONDS
         stuck = self._jobs.stop(deadline)
+        if self._draining is not None:
+            # It has nothing more to wait for, or is stuck as the others are.
+            self._draining.join(max(0.0, deadline - time.monotonic()))
         self._pruning.stop()
         self._hosts.stop()
         self._requests.stop()

@@ -4,20 +4,11 @@ prepares with it."""
 from __future__ import annotations
 
 import dataclasses
-
-# These are imported when first used elsewhere; by then we may be a user who can't read
-# the library.
-import concurrent.futures.thread  # noqa: F401
-import copy  # noqa: F401
-import encodings.idna  # noqa: F401
 import errno
-import ipaddress  # noqa: F401
-import logging.config
-import logging.handlers  # noqa: F401
 import os
 from typing import NamedTuple
 
-from .. import access, accounts, log
+from .. import accounts, hands, log
 from ..config import ConfigError, DispatcherConfig, load
 from ..listener import DEFAULT_GROUP, Listener
 
@@ -34,8 +25,6 @@ _PATHS = (
     "password_file",
     "audit_file",
 )
-WORDS = _STDERR, _SYSLOG = ("stderr", "syslog")
-"""What the key ``logging`` can be that is no file."""
 _DIRECTORY_MODE = 0o755
 _LOG_DIRECTORY_MODE = 0o700
 
@@ -73,8 +62,8 @@ def load_config(options: Options) -> DispatcherConfig:
         if path is not None:
             changes[field] = os.path.join(directory, path)
     where = config.logging if options.logging is None else options.logging
-    if where is not None and where not in WORDS:
-        where = os.path.join(directory, where)
+    if where is not None:
+        where = log.resolve(where, directory)
     return dataclasses.replace(config, **changes, logging=where)
 
 
@@ -171,9 +160,9 @@ def check_hands(options: Options, config: DispatcherConfig) -> list[str]:
         ("tls.key", config.private_key if _speaks_tls(config) else None, True),
     ):
         if path is not None:
-            found = access.who_can_write(path, owner)
+            found = hands.who_can_write(path, owner)
             if has_secret:
-                found += access.who_can_read(path, owner, groups)
+                found += hands.who_can_read(path, owner, groups)
             faults += [f"{key}: {text}" for text in found]
     # They decide what the dispatcher runs.
     for key, path in (
@@ -181,7 +170,7 @@ def check_hands(options: Options, config: DispatcherConfig) -> list[str]:
         ("logging", config.logging if log.is_dictionary(config.logging) else None),
     ):
         if path is not None:
-            found = access.code_that_others_can_write(path, owner)
+            found = hands.code_that_others_can_write(path, owner)
             faults += [f"{key}: {text}" for text in found]
     return faults
 
@@ -195,22 +184,23 @@ def start_logging(options: Options, config: DispatcherConfig) -> None:
 
     :raises ConfigError: if that can't be done
     """
-    where = config.logging or (_SYSLOG if options.background else _STDERR)
     try:
-        if where == _STDERR:
-            log.to_stderr()
-        elif where == _SYSLOG:
-            log.to_syslog("harpcallerd")
-        elif log.is_dictionary(where):
-            log.from_file(where)
-        else:
-            log.to_file(where)
+        log.send(_log_target(options, config), "harpcallerd")
     except ValueError as error:
         raise ConfigError([f"logging: {error}"]) from None
-    except OSError as error:
-        name = "the system's log" if where == _SYSLOG else where
-        advice = '; set "logging" to a file' if where == _SYSLOG else ""
-        raise ConfigError([f"logging: {name}: {error.strerror}{advice}"]) from None
+
+
+def check_logging(options: Options, config: DispatcherConfig) -> list[str]:
+    """Return what :func:`start_logging` would complain of; no file is made."""
+    try:
+        log.check(_log_target(options, config))
+    except ValueError as error:
+        return [f"logging: {error}"]
+    return []
+
+
+def _log_target(options: Options, config: DispatcherConfig) -> str:
+    return config.logging or (log.SYSLOG if options.background else log.STDERR)
 
 
 def naming_file(options: Options, error: ConfigError) -> ConfigError:

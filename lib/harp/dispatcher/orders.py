@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..kinds import Stop
+from ..protocol.admin import Stop
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ the client's thread watches whether the client is still there."""
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 import time
 from collections.abc import Callable
 
@@ -30,25 +29,18 @@ class Procedures:
             _AT_A_TIME, thread_name_prefix="procedures"
         )
 
-    def ask(self, hostname: str, waker: wire.Waker, wait: Callable[[], None]) -> dict:
+    def ask(
+        self, hostname: str, wait: Callable[[concurrent.futures.Future], object]
+    ) -> dict:
         """Return the reply to ``list_procedures``.
 
-        :param waker: of the calling thread; set when there is an answer
-        :param wait: waits for the waker and clears it; raises if nobody wants the
-            answer any more
+        :param wait: returns the result of a future; raises if nobody wants it any more
         :raises Refusal: of the type that a job which can't be started ends with
         """
         try:
             question = _Question(self._connector, hostname)
         except OSError as error:
             raise Refusal(OS_ERROR, reason(error)) from None
-        told = threading.Event()
-
-        def tell(_) -> None:
-            question.close()
-            waker.wake()
-            told.set()
-
         try:
             answer = self._threads.submit(question.ask)
         except RuntimeError as error:  # no thread can be started
@@ -56,16 +48,11 @@ class Procedures:
             question.abandon()
             question.close()
             raise Refusal(OS_ERROR, str(error)) from None
-        answer.add_done_callback(tell)
+        answer.add_done_callback(lambda _: question.close())
         try:
-            while not answer.done():
-                wait()
+            return wait(answer)
         finally:
             question.abandon()
-        # Or it would be set after this, and taken for something else.
-        told.wait()
-        waker.clear()
-        return answer.result()
 
     def stop(self) -> None:
         """To be called when nobody asks any more."""

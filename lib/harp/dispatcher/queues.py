@@ -19,6 +19,11 @@ from typing import NamedTuple, Protocol
 
 
 class QueuedJob(Protocol):
+    """What is known here of a job.
+
+    :ivar queue: set by :meth:`Queues.put`
+    """
+
     id: str
     order: int
     queue: Queue | None

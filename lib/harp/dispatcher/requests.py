@@ -3,9 +3,11 @@ connection's thread; the same for clients and for administration."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import logging
 import socket
+import threading
 import time
 
 from .. import protocol, wire
@@ -23,7 +25,7 @@ from ..protocol.admin import ADMIN_PARSERS
 from ..protocol.queueadmin import CancelQueue
 from ..service import reason
 from .access import Administrator, Door, Guest
-from .admin import Admin
+from .admin import Admin, Asker
 from .audit import Audit
 from .disk import StorageError
 from .explain import Explaining
@@ -31,7 +33,7 @@ from .hosts import Hosts
 from .job import Job
 from .jobfile import Reader, Record
 from .jobs import Jobs
-from .listing import list_jobs
+from .listing import list_jobs, list_queues
 from .procedures import Procedures
 from .queues import Queues
 from .reading import Extent, Reading
@@ -209,7 +211,8 @@ class _Client:
 
     def _administer(self, request) -> dict:
         def answer() -> dict:
-            return self._requests._admin.answer(request, self._guest.user)
+            asker = Asker(self._guest.user, self._guest.peer, self._wait_for)
+            return self._requests._admin.answer(request, asker)
 
         if isinstance(request, CancelQueue):
             audit = self._requests._audit
@@ -229,9 +232,13 @@ class _Client:
     def _cancel(self, request: protocol.Cancel) -> None:
         def cancel() -> Job | bool:
             self._guest.check(request)
-            return self._exists(request.job_id) and self._jobs.request_cancel(
+            found = self._exists(request.job_id) and self._jobs.request_cancel(
                 request.job_id
             )
+            if found:
+                by = f"{self._guest.user or 'anonymous'}, {self._guest.peer}"
+                logger.info("cancelled %s", fields(job=request.job_id, by=by))
+            return found
 
         job = self._requests._audit.cancel(self._guest, request, cancel)
         if isinstance(job, bool):
@@ -311,19 +318,15 @@ class _Client:
             self._reply(self._requests._explaining.explain(job, reader, self._may_see))
 
     def _list_procedures(self, request: protocol.ListHostProcedures) -> None:
-        reply = self._requests._procedures.ask(request.host, self._waker, self._wait)
+        reply = self._requests._procedures.ask(request.host, self._wait_for)
         if self._guest.rights.are_limited:
             allowed = self._guest.rights.allow_procedure
             reply = protocol.keep_procedures(reply, allowed)
         self._reply(reply)
 
     def _list_queues(self, request: protocol.ListQueues) -> None:
-        queues = [
-            protocol.build_queue_entry(wire.decode(key.encode()), *rest)
-            for key, *rest in self._requests._queues.states()
-            if self._guest.rights.allow_queue(key)
-        ]
-        self._reply(protocol.build_queue_list(queues))
+        states = self._requests._queues.states()
+        self._reply(list_queues(states, request, self._guest.rights.allow_queue))
 
     def _list_hosts(self, request: protocol.ListHosts) -> None:
         hosts = [
@@ -414,6 +417,23 @@ class _Client:
         finally:
             job.unwatch(self._waker)
             self._waker.clear()
+
+    def _wait_for(self, future: concurrent.futures.Future) -> object:
+        """Return the result of what another thread does. Errors as for
+        :meth:`_wait_for_news`, and those of the future."""
+        told = threading.Event()
+
+        def tell(_) -> None:
+            self._waker.wake()
+            told.set()
+
+        future.add_done_callback(tell)
+        while not future.done():
+            self._wait()
+        # Or the waker would be set after this, and taken for something else.
+        told.wait()
+        self._waker.clear()
+        return future.result()
 
     def _wait(self) -> None:
         """Wait for the waker, or until the client leaves, and clear it. Errors as for

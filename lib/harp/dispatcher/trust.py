@@ -6,8 +6,8 @@ spoken to, unless the configuration says ``verify = "none"`` in so many words.""
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
-import os
 import ssl
 import threading
 import time
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from .. import certificate, wire
 from ..config import ConfigError, DispatcherConfig
 from ..log import fields
-from ..wire import Connection
+from ..watched import WatchedFile
 from . import knowncerts
 from .hostlines import Host
 
@@ -81,7 +81,9 @@ class Trust:
         (seconds since the epoch), as far as they were called lately."""
         return self._expiry.found()
 
-    def start_tls(self, connection: Connection, host: Host, deadline: float) -> None:
+    def start_tls(
+        self, connection: wire.Connection, host: Host, deadline: float
+    ) -> None:
         """Do the handshake. When this returns, the host is the right one.
 
         :param deadline: on the monotonic clock
@@ -110,7 +112,11 @@ class Trust:
         )
 
     def _verify(
-        self, connection: Connection, host: Host, files: TrustFiles, deadline: float
+        self,
+        connection: wire.Connection,
+        host: Host,
+        files: TrustFiles,
+        deadline: float,
     ) -> None:
         peer = connection.sock.family, connection.sock.getpeername()
         try:
@@ -143,8 +149,7 @@ class Trust:
 
 
 class TrustFiles:
-    """The files that tell whom to trust, read again when they change. One that can't be
-    read any more is logged, and what it held before counts.
+    """The files that tell whom to trust, as they are now.
 
     :ivar config: the configuration that names them
     :raises ConfigError: if one can't be used
@@ -152,15 +157,15 @@ class TrustFiles:
 
     def __init__(self, config: DispatcherConfig) -> None:
         self.config = config
-        self._known = _Watched(config.known_certs_file, _read_known_certs, {})
-        self._authorities = _Watched(config.ca_file, _read_authorities, None)
+        self._known = _watch(config.known_certs_file, _read_known_certs)
+        self._authorities = _watch(config.ca_file, _read_authorities)
 
     def pins(self, host: Host) -> tuple[str, frozenset[str]]:
         """Return the fingerprints of which a host must present one, and where they
         stand; none if it isn't pinned."""
         if host.cert_sha256 is not None:
             return "cert_sha256 in the registry", frozenset((host.cert_sha256,))
-        known = self._known.content()
+        known = {} if self._known is None else self._known.content()
         return "trust.known_certs_file", known.get(host.hostname, frozenset())
 
     def authorities(self) -> ssl.SSLContext:
@@ -168,49 +173,13 @@ class TrustFiles:
         return self._authorities.content()
 
 
-class _Watched:
-    """What a file holds, as ``read`` returns it; ``nothing`` if there is no file to
-    read. From any thread: two that find a change read it both."""
-
-    def __init__(self, path: str | None, read: Callable, nothing: object) -> None:
-        self._path = path
-        self._read = read
-        self._found = (None, nothing)  # replaced as a whole: stamp and content
-        if path is not None:
-            try:
-                self._found = self._stamp(), read(path)
-            except OSError as error:
-                raise ConfigError([f"{path}: {_text(error)}"]) from None
-
-    def content(self):
-        if self._path is None:
-            return self._found[1]
-        before, content = self._found
-        try:
-            if (stamp := self._stamp()) == before:
-                return content
-        except OSError as error:
-            stamp = error.errno  # told once, as any other state of it
-            if stamp != before:
-                self._complain(error)
-        else:
-            try:
-                content = self._read(self._path)
-                logger.info("read again %s", fields(path=self._path))
-            except OSError as error:
-                self._complain(error)
-        self._found = stamp, content
-        return content
-
-    def _stamp(self) -> object:
-        found = os.stat(self._path)
-        return found.st_ino, found.st_size, found.st_mtime_ns
-
-    def _complain(self, error: OSError) -> None:
-        logger.error(
-            "file can't be read, what it held before counts %s",
-            fields(path=self._path, error=_text(error)),
-        )
+def _watch(path: str | None, read: Callable) -> WatchedFile | None:
+    if path is None:
+        return None
+    try:
+        return WatchedFile(path, read)
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror or error}"]) from None
 
 
 class _Expiry:
@@ -229,7 +198,7 @@ class _Expiry:
             return dict(self._ends)
 
     def look(
-        self, host: Host, connection: Connection, warning: float, is_pinned: bool
+        self, host: Host, connection: wire.Connection, warning: float, is_pinned: bool
     ) -> None:
         """Look at the certificate of a host that is trusted.
 
@@ -299,7 +268,10 @@ def unverified_context() -> ssl.SSLContext:
 
 def _read_authorities(path: str) -> ssl.SSLContext:
     context = _context()
-    context.load_verify_locations(path)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError:
+        raise OSError(errno.EINVAL, "no certificates in it, PEM", path) from None
     return context
 
 
@@ -323,7 +295,7 @@ def _read_known_certs(path: str) -> Mapping[str, frozenset[str]]:
 
 
 def _check_pin(
-    connection: Connection, host: Host, source: str, pins: frozenset[str]
+    connection: wire.Connection, host: Host, source: str, pins: frozenset[str]
 ) -> None:
     presented = _certificate_of(connection)
     if certificate.fingerprint(presented) not in pins:
@@ -333,7 +305,7 @@ def _check_pin(
         )
 
 
-def _certificate_of(connection: Connection) -> bytes:
+def _certificate_of(connection: wire.Connection) -> bytes:
     return connection.sock.getpeercert(binary_form=True) or b""
 
 
@@ -341,9 +313,3 @@ def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
-
-
-def _text(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return "no certificates in it, PEM"
-    return error.strerror or str(error)

@@ -32,7 +32,7 @@ class Workers:
         self._changed = threading.Condition()
         self._threads: set[threading.Thread] = set()
         self._starting = 0  # threads that have not had their first job yet
-        self.refused_since: float | None = None  # threads, by the system
+        self._refused_since: float | None = None  # threads, by the system
 
     def start(self) -> None:
         """Start the first thread, which stays: should the system refuse any other, it
@@ -50,6 +50,16 @@ class Workers:
         thread = self._new_thread(self._queues.unattended())
         if thread is not None and (error := self._try_to_start(thread)):
             self._note_refusal(error)
+
+    def lacking_since(self) -> float | None:
+        """Return since when jobs wait because the system refuses threads, in seconds
+        since the epoch; None: none does. Tries again first: what it lacked may be
+        there, and it may be long until the next submission."""
+        self.grow()
+        if self._queues.unattended() <= 0:
+            return None
+        with self._changed:
+            return self._refused_since
 
     def _new_thread(self, unattended: int) -> threading.Thread | None:
         with self._changed:
@@ -73,8 +83,8 @@ class Workers:
 
     def _note_refusal(self, error: Exception) -> None:
         with self._changed:
-            first = self.refused_since is None
-            self.refused_since = self.refused_since or time.time()
+            first = self._refused_since is None
+            self._refused_since = self._refused_since or time.time()
         if first:
             logger.error("can't start a thread, jobs wait %s", fields(error=str(error)))
 
@@ -118,7 +128,7 @@ class Workers:
     def _note_start(self) -> None:
         with self._changed:
             self._starting -= 1
-            self.refused_since = None
+            self._refused_since = None
         # Several jobs may have come at once, from a recovered log.
         self.grow()
 

@@ -3,31 +3,6 @@ keys spelled. Pure functions; the text that they follow is doc/protocol.rst. The
 are a part of the text each; who speaks needs none but this one, and ``admin`` for the
 admin socket."""
 
-from .daemon import (  # noqa: F401
-    ACKNOWLEDGEMENT_PREFIX,
-    MAX_PREFIX,
-    STREAM_PREFIX,
-    Acknowledgement,
-    DaemonCall,
-    ListProcedures,
-    ProcedureList,
-    StreamValue,
-    build_acknowledgement,
-    build_daemon_call,
-    build_daemon_error,
-    build_exception,
-    build_list_procedures,
-    build_procedure,
-    build_procedure_list,
-    build_result,
-    build_stream,
-    daemon_end,
-    daemon_refusal,
-    parse_daemon_call,
-    parse_daemon_message,
-    parse_daemon_request,
-    parse_procedure_list,
-)
 from .parts import (  # noqa: F401
     CANCELLED,
     CLIENT_PORT,
@@ -53,6 +28,7 @@ from .parts import (  # noqa: F401
     optional,
 )
 from .replies import (  # noqa: F401
+    Reached,
     PACKET_PREFIX,
     Packet,
     Status,
@@ -71,8 +47,10 @@ from .replies import (  # noqa: F401
     build_refusal,
     build_status,
     cut_arguments,
+    daemon_refusal,
     error_end,
     has_ended,
+    host_name,
     keep_procedures,
     packets_of,
     parse_call_of_status,
@@ -84,6 +62,7 @@ from .replies import (  # noqa: F401
     parse_job_id,
     parse_job_list,
     parse_queue_list,
+    parse_reached,
     parse_reply_end,
     parse_result_reply,
     parse_status,
@@ -93,19 +72,8 @@ from .replies import (  # noqa: F401
 )
 from .requests import (  # noqa: F401
     LIST_LIMIT,
-    Auth,
     Call,
-    Cancel,
-    Explain,
-    FollowStream,
-    GetResult,
-    GetStatus,
-    ListHostProcedures,
-    ListHosts,
-    ListJobs,
-    ListQueues,
     Queue,
-    ReadStream,
     build_call,
     build_cancel,
     build_explain,
@@ -118,7 +86,78 @@ from .requests import (  # noqa: F401
     build_list_queues,
     build_read_stream,
     masked_arguments,
-    parse_auth,
-    parse_request,
     with_auth,
 )
+
+# What clients of a dispatcher don't need would take a part of the time that ``import
+# harp`` may; it is loaded when it is asked for. Type checkers know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .asked import (  # noqa: F401
+        Auth,
+        Cancel,
+        Explain,
+        FollowStream,
+        GetResult,
+        GetStatus,
+        ListHostProcedures,
+        ListHosts,
+        ListJobs,
+        ListQueues,
+        ReadStream,
+        parse_auth,
+        parse_request,
+    )
+    from .daemon import (  # noqa: F401
+        ACKNOWLEDGEMENT_PREFIX,
+        MAX_PREFIX,
+        STREAM_PREFIX,
+        Acknowledgement,
+        DaemonCall,
+        ListProcedures,
+        ProcedureList,
+        StreamValue,
+        build_acknowledgement,
+        build_daemon_call,
+        build_daemon_error,
+        build_exception,
+        build_list_procedures,
+        build_procedure,
+        build_procedure_list,
+        build_result,
+        build_stream,
+        daemon_end,
+        parse_daemon_call,
+        parse_daemon_message,
+        parse_daemon_request,
+        parse_procedure_list,
+    )
+
+_ASKED = frozenset(
+    """
+    Auth Cancel Explain FollowStream GetResult
+    GetStatus ListHostProcedures ListHosts ListJobs ListQueues
+    ReadStream parse_auth parse_request
+    """.split()
+)
+_DAEMON = frozenset(
+    """
+    ACKNOWLEDGEMENT_PREFIX MAX_PREFIX STREAM_PREFIX Acknowledgement
+    DaemonCall ListProcedures ProcedureList StreamValue
+    build_acknowledgement build_daemon_call build_daemon_error build_exception
+    build_list_procedures build_procedure build_procedure_list build_result
+    build_stream daemon_end parse_daemon_call parse_daemon_message
+    parse_daemon_request parse_procedure_list
+    """.split()
+)
+
+
+def __getattr__(name: str) -> object:
+    if name in _ASKED:
+        from . import asked as module
+    elif name in _DAEMON:
+        from . import daemon as module
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(module, name)  # it is asked for once
+    return found

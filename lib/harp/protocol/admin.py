@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import namedtuple
 
 from ..errors import INVALID_REQUEST, Refusal
+from .asked import without_options
 from .hostadmin import HOST_PARSERS
-from .parts import MAX_SECONDS, field, optional
+from .parts import MAX_SECONDS, field, numbers, objects, optional
 from .queueadmin import QUEUE_PARSERS
-from .requests import build_request, without_options
+from .requests import build_request
 
 GetDispatcherStatus = namedtuple("GetDispatcherStatus", ())
 GetMetrics = namedtuple("GetMetrics", ())
@@ -16,8 +17,8 @@ Reload = namedtuple("Reload", ())
 ReopenLogs = namedtuple("ReopenLogs", ())
 
 
-class Stop(namedtuple("Stop", ("drain", "seconds"))):
-    """The dispatcher is to stop.
+class Stop(namedtuple("Stop", ("drain", "seconds"), defaults=(False, None))):
+    """How the dispatcher is to stop.
 
     :ivar drain: let the jobs that run come to their end
     :ivar seconds: how long they may take; None: as long as they want
@@ -32,6 +33,38 @@ class Degraded(namedtuple("Degraded", ("what", "since", "text"))):
     :ivar what: name of the kind, for programs
     :ivar since: seconds since the epoch; None: not known
     :ivar text: for people
+    """
+
+    __slots__ = ()
+
+
+class DispatcherStatus(
+    namedtuple(
+        "DispatcherStatus",
+        (
+            "version",
+            "pid",
+            "since",
+            "queued",
+            "running",
+            "queues",
+            "connections",
+            "hosts",
+            "free",
+            "reserve",
+            "stopping",
+            "draining",
+            "degraded",
+        ),
+    )
+):
+    """How the dispatcher is.
+
+    :ivar since: its start, seconds since the epoch
+    :ivar free: bytes free for the job log; None if the system doesn't say
+    :ivar reserve: with fewer than that free, new calls are refused
+    :ivar draining: jobs come to their end, and none is started
+    :ivar degraded: list of :class:`Degraded`
     """
 
     __slots__ = ()
@@ -76,51 +109,33 @@ def build_reopen_logs() -> dict:
     return build_request("reopen_logs", True)
 
 
-def build_dispatcher_status(
-    *,
-    version: str,
-    pid: int,
-    since: float,
-    queued: int,
-    running: int,
-    queues: int,
-    connections: int,
-    hosts: int,
-    free: int | None,
-    reserve: int,
-    stopping: bool,
-    draining: bool,
-    degraded: list[Degraded],
-) -> dict:
-    """The reply to ``status``.
+def build_dispatcher_status(status: DispatcherStatus) -> dict:
+    """The reply to ``status``."""
+    degraded = [
+        {**entry._asdict(), "since": None if entry.since is None else int(entry.since)}
+        for entry in status.degraded
+    ]
+    return {**status._asdict(), "since": int(status.since), "degraded": degraded}
 
-    :param since: start of the dispatcher, seconds since the epoch
-    :param free: bytes free for the job log; None if the system doesn't say
-    :param reserve: with fewer than that free, new calls are refused
-    :param draining: jobs come to their end, and none is started
+
+def parse_dispatcher_status(reply: dict) -> DispatcherStatus:
+    """Return what :func:`build_dispatcher_status` was given. As all parsers of replies:
+
+    :raises Refusal: if it isn't what such a reply is
     """
-    return {
-        "version": version,
-        "pid": pid,
-        "since": int(since),
-        "queued": queued,
-        "running": running,
-        "queues": queues,
-        "connections": connections,
-        "hosts": hosts,
-        "free": free,
-        "reserve": reserve,
-        "stopping": stopping,
-        "draining": draining,
-        "degraded": [
-            {
-                "what": entry.what,
-                "since": None if entry.since is None else int(entry.since),
-                "text": entry.text,
-            }
-            for entry in degraded
-        ],
-    }
+    for key in ("pid", "since", "queued", "running", "queues", "connections", "hosts"):
+        field(reply, key, int)
+    field(reply, "reserve", int)
+    numbers(reply, "free")
+    found = DispatcherStatus._make(map(reply.get, DispatcherStatus._fields))
+    degraded = objects(reply, "degraded")
+    for entry in degraded:
+        numbers(entry, "since")
+    return found._replace(
+        degraded=[
+            Degraded._make(map(entry.get, Degraded._fields)) for entry in degraded
+        ]
+    )
 
 
 def build_stopping(pid: int) -> dict:

@@ -224,12 +224,3 @@ def parse_daemon_message(message: dict) -> Acknowledgement | StreamValue | End:
     if ERROR in message:
         return End(ERROR, parse_error_object(message, ERROR))
     return Acknowledgement(field(message, "stream_result", bool))
-
-
-def daemon_refusal(message: dict) -> str | None:
-    """Return the text of a daemon's error, None for any other message: what a client
-    hears that takes a daemon for a dispatcher."""
-    error = message.get(ERROR)
-    if "harp" not in message or not isinstance(error, dict):
-        return None
-    return str(error.get("message"))

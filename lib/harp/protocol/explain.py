@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import namedtuple
 
 from ..errors import INVALID_REQUEST, Refusal
-from .parts import DONE, QUEUED, RUNNING, field
+from .parts import DONE, QUEUED, RUNNING, field, numbers, objects
 
 # Why a queued job has not been started.
 QUEUE_IS_FULL = "queue"
@@ -141,6 +141,13 @@ class Ended(
     state = DONE
 
 
+_NUMBERS = (
+    *("position", "concurrency", "running_count", "all_running", "max_running"),
+    *("submit", "start", "end", "packets", "last_packet", "last_heard", "behind"),
+    *("timeout_left", "max_exec_time_left"),
+)
+
+
 def build_explanation(found: Queued | Running | Ended) -> dict:
     entry = {"state": found.state, **found._asdict()}
     if isinstance(found, Queued):
@@ -154,6 +161,7 @@ def parse_explanation(message: dict) -> Queued | Running | Ended:
     :raises Refusal: if it isn't such a reply
     """
     entry = field(message, "explain", dict)
+    numbers(entry, *_NUMBERS)
     for kind in (Queued, Running, Ended):
         if entry.get("state") == kind.state:
             found = kind._make(entry.get(name) for name in kind._fields)
@@ -163,9 +171,9 @@ def parse_explanation(message: dict) -> Queued | Running | Ended:
     if isinstance(found, Queued):
         holders = [
             Holder._make(holder.get(name) for name in Holder._fields)
-            for holder in found.running or ()
-            if isinstance(holder, dict)
+            for holder in (objects(entry, "running") if found.running else ())
         ]
+        for holder in holders:
+            numbers(holder._asdict(), "start")
         found = found._replace(running=holders)
     return found
-

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import namedtuple
 
 from ..errors import INVALID_REQUEST, Refusal
-from .parts import field, optional
-from .requests import build_request, without_options
+from .asked import without_options
+from .parts import field, objects, optional
+from .requests import build_request
 
 
 class RefreshHosts(namedtuple("RefreshHosts", ("force", "dry_run"))):
@@ -113,7 +114,7 @@ def parse_host(reply: dict) -> HostAddress | None:
 
 def parse_host_list(reply: dict) -> list[dict]:
     """Return the entries in a reply to ``list_hosts``."""
-    return field(reply, "hosts", list)
+    return objects(reply, "hosts")
 
 
 def _parse_refresh_hosts(message: dict) -> RefreshHosts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import namedtuple
+from types import NoneType
 
 from ..errors import INVALID_REQUEST, Refusal
 
@@ -86,6 +87,25 @@ def field(message: dict, key: str, kind, prefix: str = ""):
 def optional(message: dict, key: str, kind, prefix: str = ""):
     """Return the value of a key as :func:`field` does, None if it is missing."""
     return field(message, key, kind, prefix) if key in message else None
+
+
+def objects(message: dict, key: str) -> list[dict]:
+    """Return the value of a key that must be an array of objects."""
+    entries = field(message, key, list)
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise Refusal(INVALID_REQUEST, f'"{key}" must be an array of objects')
+    return entries
+
+
+def numbers(message: dict, *keys: str) -> None:
+    """Check that there are numbers, null or nothing beside some keys.
+
+    :raises Refusal: ``invalid_request`` if there is something else
+    """
+    for key in keys:
+        value = message.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float, NoneType)):
+            raise Refusal(INVALID_REQUEST, f'"{key}" must be a number or null')
 
 
 def parse_credentials(auth: dict) -> tuple[str, str]:

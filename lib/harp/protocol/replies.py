@@ -6,7 +6,6 @@ from collections import namedtuple
 from collections.abc import Callable, Collection
 
 from ..errors import INVALID_REQUEST, Refusal
-from .daemon import ProcedureList, parse_procedure_list
 from .parts import (
     CANCELLED,
     DONE,
@@ -14,14 +13,25 @@ from .parts import (
     EXCEPTION,
     End,
     OUTCOMES,
+    RAN_MAYBE,
+    RAN_NO,
+    RAN_YES,
     VERSION,
     canonical,
     error_object,
     field,
     natural,
+    numbers,
+    objects,
+    optional,
     parse_error_object,
 )
 from .requests import Call, Queue, masked_arguments, queue_object, secret_arguments
+
+# For type checkers only, which know the name.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .daemon import ProcedureList
 
 
 def build_end(end: End) -> dict:
@@ -145,15 +155,25 @@ def build_job_list(statuses: list[dict], next_before: str | None) -> dict:
 
 def parse_job_list(message: dict) -> tuple[list[dict], str | None]:
     """Return the statuses in a reply to ``list_jobs``, and where to go on."""
-    return field(message, "jobs", list), message.get("next")
+    statuses = objects(message, "jobs")
+    for status in statuses:
+        parse_job_entry(status)
+    next_before = message.get("next")
+    if next_before is not None and not isinstance(next_before, str):
+        raise Refusal(INVALID_REQUEST, '"next" must be a string or null')
+    return statuses, next_before
 
 
 def has_ended(status: dict) -> bool:
     return status["state"] == DONE
 
 
-def build_queue_list(queues: list[dict]) -> dict:
-    return {"queues": queues}
+def build_queue_list(queues: list[dict], next_after: dict | None = None) -> dict:
+    """:param next_after: name of the last queue, if there are more"""
+    reply: dict = {"queues": queues}
+    if next_after is not None:
+        reply["next"] = next_after
+    return reply
 
 
 def build_queue_entry(
@@ -174,6 +194,11 @@ def build_host_list(hosts: list[dict]) -> dict:
 
 def build_host_entry(hostname: str, address: str, port: int) -> dict:
     return {"hostname": hostname, "address": address, "port": port}
+
+
+def host_name(entry: dict) -> str:
+    """Return the name of a host in a list of them."""
+    return field(entry, "hostname", str, "hosts.")
 
 
 def build_host_procedures(
@@ -210,7 +235,31 @@ def keep_procedures(reply: dict, is_wanted: Callable[[str], bool]) -> dict:
 
 def parse_host_procedures(message: dict) -> list[dict]:
     """Return the procedures in a reply to ``list_procedures``."""
+    from .daemon import parse_procedure_list  # here: see the package's top
+
     return parse_procedure_list(message).procedures
+
+
+class Reached(
+    namedtuple(
+        "Reached",
+        ("address", "port", "seconds", "cert_sha256", "cert_expires", "version")
+        + ("digest",),
+    )
+):
+    """How a host was reached, and what its daemon says of itself; None: not known.
+
+    :ivar seconds: that all of it took
+    :ivar cert_expires: seconds since the epoch
+    """
+
+    __slots__ = ()
+
+
+def parse_reached(message: dict) -> Reached:
+    """Return what else a reply to ``list_procedures`` says."""
+    numbers(message, "seconds", "cert_expires")
+    return Reached._make(message.get(name) for name in Reached._fields)
 
 
 def parse_explain(message: dict) -> dict:
@@ -223,6 +272,15 @@ def refusal_of(message: dict) -> dict | None:
     reply."""
     error = message.get(ERROR)
     return error if "harpcaller" in message and isinstance(error, dict) else None
+
+
+def daemon_refusal(message: dict) -> str | None:
+    """Return the text of a daemon's error, None for any other message: what a client
+    hears that takes a daemon for a dispatcher."""
+    error = message.get(ERROR)
+    if "harp" not in message or not isinstance(error, dict):
+        return None
+    return str(error.get("message"))
 
 
 def parse_end(message: dict) -> End | None:
@@ -246,14 +304,14 @@ def parse_cancelled(message: dict) -> bool:
 
 
 def parse_result_reply(message: dict) -> End | None:
-    """Return the end that the reply to ``get_result`` holds; None: there is none yet."""
+    """Return the end that the reply to ``get_result`` holds; None: there is none."""
     return None if message.get("no_result") is True else parse_reply_end(message)
 
 
 class Packet(namedtuple("Packet", ("number", "data", "time"), defaults=(None,))):
     """A streamed value, as clients get it.
 
-    :ivar time: when the dispatcher got it, seconds since the epoch; None: it doesn't say
+    :ivar time: when the dispatcher got it, seconds since the epoch; None: not told
     """
 
     __slots__ = ()
@@ -264,7 +322,9 @@ def parse_stream_reply(message: dict) -> Packet | End | None:
     if "packet" in message:
         if "data" not in message:
             raise Refusal(INVALID_REQUEST, '"data" is missing')
-        number = natural(message, "packet")
+        number = message["packet"]
+        if type(number) is not int or number < 0:
+            raise Refusal(INVALID_REQUEST, '"packet" must be a non-negative integer')
         return Packet(number, message["data"], message.get("time"))
     return None if message.get("continue") is True else parse_reply_end(message)
 
@@ -279,7 +339,12 @@ def parse_reply_end(message: dict) -> End:
     if end.outcome == EXCEPTION:
         return End(EXCEPTION, parse_error_object(message, EXCEPTION))
     if end.outcome == ERROR:
-        return End(ERROR, parse_error_object(message, ERROR, "ran"))
+        if daemon_refusal(message) is not None:
+            raise Refusal(INVALID_REQUEST, "it is a daemon's error")
+        error = parse_error_object(message, ERROR, "ran")
+        if error.get("ran") not in (None, RAN_NO, RAN_MAYBE, RAN_YES):
+            raise Refusal(INVALID_REQUEST, '"error.ran" must be no, maybe or yes')
+        return End(ERROR, error)
     return end
 
 
@@ -321,10 +386,13 @@ def packets_of(status: dict) -> int | None:
 def parse_job_entry(status: dict) -> tuple[str, str, str | None]:
     """Return what tells one status in a list from others: job id, host, and outcome,
     None if it hasn't ended."""
+    how = status.get("outcome")
+    if how is not None and how not in OUTCOMES:
+        raise Refusal(INVALID_REQUEST, '"outcome" must be how a call ends, or null')
     return (
         field(status, "job_id", str),
         field(field(status, "call", dict), "host", str, "call."),
-        status.get("outcome"),
+        how,
     )
 
 
@@ -334,6 +402,7 @@ def parse_call_of_status(status: dict) -> Call:
     call = field(status, "call", dict)
     queue = status.get("queue")
     if queue is not None:
+        queue = field(status, "queue", dict)
         queue = Queue(
             field(queue, "name", dict, "queue."),
             field(queue, "concurrency", int, "queue."),
@@ -349,9 +418,11 @@ def parse_call_of_status(status: dict) -> Call:
         None,
         status.get("group"),
         status.get("on_behalf_of"),
-        tuple(call.get("secret", ())),
+        tuple(field(call, "secret", list, "call.") if "secret" in call else ()),
     )
 
 
-def parse_queue_list(message: dict) -> list[dict]:
-    return field(message, "queues", list)
+def parse_queue_list(message: dict) -> tuple[list[dict], dict | None]:
+    """Return the queues in a reply to ``list_queues``, and the name of the one to go
+    on after, None if these are all."""
+    return objects(message, "queues"), optional(message, "next", dict)

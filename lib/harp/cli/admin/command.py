@@ -4,13 +4,31 @@ admin socket."""
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
+from collections.abc import Sequence
 
 import harp
 from harp import config
+from harp.commandline import Parser
+from harp.errors import Refusal
 
 from .. import output
-from . import hosts, jobs, life, log, passwords, queues, setup, trust
+from . import life
+from .say import NAME, fail
+
+_ACTIONS = {
+    "life": ("start", "stop", "restart", "try-restart", "reload", "force-reload")
+    + ("reopen-logs", "status"),
+    "setup": ("setup",),
+    "jobs": ("list", "info", "why", "cancel"),
+    "queues": ("queue-list", "queue-cancel"),
+    "log": ("check-log", "prune-jobs", "metrics"),
+    "hosts": ("hosts-list", "hosts-refresh", "hosts-add", "hosts-remove"),
+    "trust": ("trust", "untrust"),
+    "passwords": ("passwd",),
+}
+"""The modules, in the order of the help, and the actions that each adds."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,33 +36,31 @@ def main(arguments: list[str] | None = None) -> int:
 
     :param arguments: those of the command line; None: this process's own
     """
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(arguments).parse_args(arguments)
     try:
         settings = None
         if options.needs_config(options):
             settings = life.load(options)
         return options.run(options, settings)
     except config.ConfigError as error:
-        for fault in error.faults:
-            print(f"harpcallerd: {fault}", file=sys.stderr)
-        return output.MISCONFIGURED
+        return fail(*error.faults, status=output.MISCONFIGURED)
     except BrokenPipeError:
         return output.abandon()
     except harp.CommunicationError as error:
-        output.note(f"harpcallerd: {error}; is it running?")
-        return output.UNREACHABLE
+        return fail(f"{error}; is it running?", status=output.UNREACHABLE)
     except harp.RemoteError as error:
-        output.note(f"harpcallerd: {error}")
-        return output.NOT_CARRIED_OUT
+        return fail(str(error))
+    except Refusal as refusal:  # by us: it is of another version, perhaps
+        return fail(f"the dispatcher's reply is not understood: {refusal.message}")
     except KeyboardInterrupt:
         return output.INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="harpcallerd",
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = Parser(
+        prog=NAME,
         description="Run the dispatcher in the foreground, or ask the one that runs.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "-c",
@@ -55,15 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_start_options(parser)
     parser.add_argument(
-        "--version", action="version", version=f"harpcallerd {harp.__version__}"
+        "--version", action="version", version=f"{NAME} {harp.__version__}"
     )
     parser.set_defaults(run=_run, needs_config=lambda options: False)
     actions = parser.add_subparsers(metavar="ACTION")
 
     def add(name, run, text):
-        action = actions.add_parser(
-            name, help=text, description=text, allow_abbrev=False
-        )
+        action = actions.add_parser(name, help=text, description=text)
         action.set_defaults(run=run, needs_config=lambda options: True)
         # Behind the action, too.
         action.add_argument(
@@ -71,15 +85,16 @@ def _parser() -> argparse.ArgumentParser:
         )
         return action
 
-    life.add_actions(add)
-    setup.add_actions(add)
-    jobs.add_actions(add)
-    queues.add_actions(add)
-    log.add_actions(add)
-    hosts.add_actions(add)
-    trust.add_actions(add)
-    passwords.add_actions(add)
+    for module in _needed(arguments):
+        importlib.import_module(f".{module}", __package__).add_actions(add)
     return parser
+
+
+def _needed(arguments: Sequence[str]) -> list[str]:
+    """Return the modules of the actions that are named; all, if none is. Loading them
+    all would take longer than most actions."""
+    named = [module for module in _ACTIONS if {*_ACTIONS[module]} & {*arguments}]
+    return named or list(_ACTIONS)
 
 
 def _add_start_options(parser: argparse.ArgumentParser) -> None:

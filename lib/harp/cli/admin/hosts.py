@@ -16,6 +16,7 @@ from harp.service import reason
 
 from .. import listings, output, table
 from .ask import ask
+from .say import fail, say
 
 
 def add_actions(add: Callable) -> None:
@@ -66,7 +67,7 @@ def _refresh(options: argparse.Namespace, settings: config.DispatcherConfig) -> 
             table.line(text)
     else:
         output.value(reply)
-    return 0 if refreshed.fault is None else _fail(refreshed.fault)
+    return 0 if refreshed.fault is None else fail(refreshed.fault)
 
 
 def _describe(refreshed: hostadmin.Refreshed) -> list[str]:
@@ -94,9 +95,9 @@ def _describe(refreshed: hostadmin.Refreshed) -> list[str]:
 
 def _add(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
     if (refusal := _no_file(settings)) is not None:
-        return _fail(refusal)
+        return fail(refusal)
     if sys.stdin.isatty():
-        output.note("harpcallerd: paste the lines, then Ctrl-D")
+        say("paste the lines, then Ctrl-D")
     given = sys.stdin.buffer.read()
     faults = [f"line {line}: {text}" for line, text in parse_hosts(given).faults]
     lines = [line for line in given.split(b"\n") if not is_remark(line)]
@@ -105,9 +106,7 @@ def _add(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
     if not lines:
         faults = ["no line on standard input"]
     if faults:
-        for fault in faults:
-            output.note(f"harpcallerd: {fault}")
-        return _fail("nothing was changed")
+        return fail(*faults, "nothing was changed")
     added = {host.hostname: (host, line) for host, line in map(_parsed, lines)}
     changes: list[dict] = []
 
@@ -116,7 +115,7 @@ def _add(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
 
     fault = _change(settings.hosts_file, put, create=True)
     if fault is not None:
-        return _fail(fault)
+        return fail(fault)
     columns = [
         table.Column(key.upper(), lambda row, key=key: row[key])
         for key in ("hostname", "address", "port", "change")
@@ -127,7 +126,7 @@ def _add(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
 
 def _remove(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
     if (refusal := _no_file(settings)) is not None:
-        return _fail(refusal)
+        return fail(refusal)
     found: set[str] = set()
 
     def remove(lines: list[str]) -> list[str]:
@@ -136,11 +135,11 @@ def _remove(options: argparse.Namespace, settings: config.DispatcherConfig) -> i
 
     fault = _change(settings.hosts_file, remove, create=False)
     if fault is not None:
-        return _fail(fault)
+        return fail(fault)
     status = _let_it_read(settings)
     for hostname in options.hostnames:
         if hostname not in found:
-            status = _fail(f"{settings.hosts_file}: no host {hostname!a}")
+            status = fail(f"{settings.hosts_file}: no host {hostname!a}")
     return status
 
 
@@ -228,9 +227,4 @@ def _let_it_read(settings: config.DispatcherConfig) -> int:
     except harp.CommunicationError:
         return 0  # it reads the file when it starts
     fault = hostadmin.parse_refreshed(reply).fault
-    return 0 if fault is None else _fail(fault)
-
-
-def _fail(text: str) -> int:
-    output.note(f"harpcallerd: {text}")
-    return output.NOT_CARRIED_OUT
+    return 0 if fault is None else fail(fault)

@@ -11,6 +11,7 @@ from harp.protocol.explain import parse_explanation
 
 from .. import joblist, output, table, why
 from . import ask
+from .say import fail
 
 
 def add_actions(add: Callable) -> None:
@@ -75,6 +76,5 @@ def _cancel(options: argparse.Namespace, settings: config.DispatcherConfig) -> i
     status = 0
     for job_id in options.job_ids:
         if not dispatcher.job(job_id).cancel():
-            output.note(f"harpcallerd: {job_id}: nothing to cancel")
-            status = output.NOT_CARRIED_OUT
+            status = fail(f"{job_id}: nothing to cancel")
     return status

@@ -9,19 +9,19 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import harp
 from harp import actions, config, errors
 from harp.dispatcher import options as dispatcher_options
+from harp.log import resolve
 from harp.protocol import admin as protocol
 
 from .. import output, table
-from . import log
 from .ask import ask
+from .say import NAME, fail, say
 
-NAME = "harpcallerd"
 DEFAULT_CONFIG = "/etc/harpcaller/harpcaller.toml"
 # Not beside the sockets: that directory is the dispatcher's own user's, who must not be
 # able to name another process there for root to send signals to.
@@ -70,7 +70,8 @@ def add_start_options(parser: argparse.ArgumentParser, default: object = None) -
         *("-p", "--pidfile"),
         default=default,
         metavar="FILE",
-        help=f"default with -d or an action: {DEFAULT_PIDFILE}",
+        help=f"default with -d or an action: {DEFAULT_PIDFILE}; with another "
+        "configuration, a name that its path is part of",
     )
     parser.add_argument(
         *("-l", "--logging"),
@@ -126,26 +127,26 @@ class _State(NamedTuple):
 
     :ivar settings: None if the configuration is at fault
     :ivar status: its reply to ``status``; None if it doesn't serve
-    :ivar fault: why nothing can be said, or None
+    :ivar faults: why nothing can be said; empty if it can
     """
 
     settings: config.DispatcherConfig | None
     status: dict | None
-    fault: str | None
+    faults: list[str]
 
 
 def _look(options: argparse.Namespace) -> _State:
     try:
         settings = load(options)
     except config.ConfigError as error:
-        return _State(None, None, "\n".join(error.faults))
+        return _State(None, None, error.faults)
     try:
         status = ask(settings, protocol.build_get_dispatcher_status())
     except errors.ConnectFailed as error:
-        return _State(settings, None, None if error.is_temporary else str(error))
+        return _State(settings, None, [] if error.is_temporary else [str(error)])
     except harp.CommunicationError:
-        return _State(settings, None, None)  # it stops at this moment
-    return _State(settings, status, None)
+        return _State(settings, None, [])  # it stops at this moment
+    return _State(settings, status, [])
 
 
 def load(options: argparse.Namespace) -> config.DispatcherConfig:
@@ -160,7 +161,7 @@ def load(options: argparse.Namespace) -> config.DispatcherConfig:
 
 def _service(options: argparse.Namespace) -> actions.Service:
     """Return how the actions start it: with the options they were given."""
-    pidfile = os.path.abspath(options.pidfile or DEFAULT_PIDFILE)
+    pidfile = os.path.abspath(options.pidfile or default_pidfile(options))
     command = [sys.executable, os.path.realpath(sys.argv[0]), "--daemon"]
     command.append(f"--config={os.path.abspath(options.config)}")
     command.append(f"--pidfile={pidfile}")
@@ -169,14 +170,23 @@ def _service(options: argparse.Namespace) -> actions.Service:
     return actions.Service(NAME, command, pidfile)
 
 
+def default_pidfile(options: argparse.Namespace) -> str:
+    """Return the pid file if none is named."""
+    path = os.path.abspath(options.config)
+    return actions.default_pidfile(path, DEFAULT_CONFIG, DEFAULT_PIDFILE)
+
+
 def log_target(text: str) -> str:
     """Return what says where the log goes: a word, or the absolute path of a file."""
-    return text if text in dispatcher_options.WORDS else os.path.abspath(text)
+    return resolve(text, os.getcwd())
 
 
-def _handed_on(action: str, options: argparse.Namespace) -> int | None:
-    # Another configuration is another dispatcher, and none of systemd's.
-    if options.config != DEFAULT_CONFIG:
+def _handed_on(
+    action: str, options: argparse.Namespace, drain: float | None = None
+) -> int | None:
+    # Another configuration is another dispatcher, and none of systemd's, which knows
+    # of no draining.
+    if options.config != DEFAULT_CONFIG or drain is not None:
         return None
     return actions.hand_on(action, NAME)
 
@@ -192,15 +202,13 @@ def _start(options: argparse.Namespace, settings: None) -> int:
 def _start_here(options: argparse.Namespace) -> int:
     state = _look(options)
     if state.status is not None:
-        output.note(f"{NAME}: runs already, {_process(state.status)}")
+        say(f"runs already, {_process(state.status)}")
         return actions.OK
     return actions.run_here("start", _service(options))
 
 
 def _stop(options: argparse.Namespace, settings: None) -> int:
-    status = None
-    if options.drain is None:
-        status = _handed_on("stop", options)
+    status = _handed_on("stop", options, options.drain)
     return _stop_here(options) if status is None else status
 
 
@@ -222,8 +230,9 @@ def _stop_here(options: argparse.Namespace) -> int:
             pass  # it stops already
 
     if not actions.end(pid, tell, seconds):
-        output.note(f"{NAME}: process {pid} has not ended in {seconds:g} s")
-        return actions.FAILED
+        return fail(
+            f"process {pid} has not ended in {seconds:g} s", status=actions.FAILED
+        )
     # A dispatcher that has dropped to another user can't remove it.
     return actions.run_here("stop", _service(options))
 
@@ -237,16 +246,14 @@ def _order(drain: float | None) -> dict:
 def _stop_unreachable(options: argparse.Namespace, state: _State) -> int:
     """Stop one that starts at the moment, or whose configuration is at fault."""
     service = _service(options)
-    if state.fault is not None and actions.running(service) is None:
-        _complain(state.fault)
-        return actions.FAILED if state.settings is None else actions.NO_PERMISSION
+    if state.faults and actions.running(service) is None:
+        status = actions.FAILED if state.settings is None else actions.NO_PERMISSION
+        return fail(*state.faults, status=status)
     return actions.run_here("stop", service)
 
 
 def _restart(options: argparse.Namespace, settings: None) -> int:
-    status = None
-    if options.drain is None:
-        status = _handed_on("restart", options)
+    status = _handed_on("restart", options, options.drain)
     return _restart_here(options) if status is None else status
 
 
@@ -254,14 +261,12 @@ def _restart_here(options: argparse.Namespace) -> int:
     state = _look(options)
     if state.settings is None:
         # It would be stopped, and not start again.
-        return _not_serving(options, state)
+        return _not_serving(state)
     return _stop_here(options) or _start_here(options)
 
 
 def _try_restart(options: argparse.Namespace, settings: None) -> int:
-    status = None
-    if options.drain is None:
-        status = _handed_on("try-restart", options)
+    status = _handed_on("try-restart", options, options.drain)
     if status is not None:
         return status
     if _look(options).status is None and actions.running(_service(options)) is None:
@@ -275,38 +280,30 @@ def _try_restart(options: argparse.Namespace, settings: None) -> int:
 def _reload(options: argparse.Namespace, settings: None) -> int:
     state = _look(options)
     if state.status is None:
-        return _not_serving(options, state)
+        return _not_serving(state)
     reply = ask(state.settings, protocol.build_reload())
     faults, restart = protocol.parse_reloaded(reply)
-    for fault in faults:
-        output.note(f"{NAME}: {fault}")
     if faults:
-        output.note(f"{NAME}: all stays as it was")
-        return actions.FAILED
-    for key in restart:
-        output.note(f"{NAME}: {key} changes at the next start only")
+        return fail(*faults, "all stays as it was", status=actions.FAILED)
+    say(*(f"{key} changes at the next start only" for key in restart))
     return actions.OK
 
 
 def _reopen_logs(options: argparse.Namespace, settings: None) -> int:
     state = _look(options)
     if state.status is None:
-        return _not_serving(options, state)
+        return _not_serving(state)
     faults = protocol.parse_reopened(ask(state.settings, protocol.build_reopen_logs()))
-    for fault in faults:
-        output.note(f"{NAME}: {fault}")
-    return actions.FAILED if faults else actions.OK
+    return fail(*faults, status=actions.FAILED) if faults else actions.OK
 
 
-def _not_serving(options: argparse.Namespace, state: _State) -> int:
+def _not_serving(state: _State) -> int:
     if state.settings is None:
-        _complain(state.fault)
-        return actions.NOT_CONFIGURED
-    if state.fault is not None:
-        _complain(state.fault)
-        return actions.NO_PERMISSION
-    output.note(f"{NAME}: nobody serves at {state.settings.admin_socket}")
-    return actions.NOT_RUNNING
+        return fail(*state.faults, status=actions.NOT_CONFIGURED)
+    if state.faults:
+        return fail(*state.faults, status=actions.NO_PERMISSION)
+    text = f"nobody serves at {state.settings.admin_socket}"
+    return fail(text, status=actions.NOT_RUNNING)
 
 
 def _status(options: argparse.Namespace, settings: None) -> int:
@@ -314,16 +311,16 @@ def _status(options: argparse.Namespace, settings: None) -> int:
     if options.timeout is not None:
         deadline = time.monotonic() + options.timeout
     state = _look(options)
-    while options.wait and state.status is None and state.fault is None:
+    while options.wait and state.status is None and not state.faults:
         if time.monotonic() >= deadline:
-            output.note(f"{NAME}: does not serve after {options.timeout:g} s")
+            say(f"does not serve after {options.timeout:g} s")
             break
         time.sleep(_LOOK_SECONDS)
         state = _look(options)
     if state.status is None:
         return _status_without_word(options, state)
     if table.is_for_people(options.json):
-        for text in log.describe_status(state.status):
+        for text in describe(protocol.parse_dispatcher_status(state.status)):
             table.line(text)
     else:
         output.value(state.status)
@@ -331,14 +328,15 @@ def _status(options: argparse.Namespace, settings: None) -> int:
 
 
 def _status_without_word(options: argparse.Namespace, state: _State) -> int:
-    if state.fault is not None:
-        _complain(state.fault)
+    say(*state.faults)
     service = _service(options)
     pid = actions.running(service)
     if pid is not None:
-        output.note(f"{NAME}: process {pid} runs, but does not serve")
-        return actions.UNKNOWN
-    if state.fault is not None:
+        text = f"process {pid} runs"
+        if not state.faults:
+            text += ", but does not serve"
+        return fail(text, status=actions.UNKNOWN)
+    if state.faults:
         return actions.UNKNOWN
     return actions.run_here("status", service)
 
@@ -347,6 +345,37 @@ def _process(status: dict) -> str:
     return f"process {protocol.parse_pid(status)}"
 
 
-def _complain(text: str | None) -> None:
-    for line in (text or "").splitlines():
-        output.note(f"{NAME}: {line}")
+def describe(status: protocol.DispatcherStatus) -> Iterator[str]:
+    """Yield the lines that say to people how the dispatcher is."""
+    yield (
+        f"{NAME} {status.version}, process {status.pid}, running since "
+        f"{table.moment(status.since)}"
+    )
+    yield (
+        f"{status.running} jobs running, {status.queued} queued, "
+        f"{status.queues} queues, {status.hosts} hosts, "
+        f"{status.connections} connections"
+    )
+    if status.free is not None:
+        yield (
+            f"{_size(status.free)} free for the job log, "
+            f"{_size(status.reserve)} kept in reserve"
+        )
+    if status.stopping:
+        yield "stopping"
+    elif status.draining:
+        yield "draining: no job is started, those that run may end"
+    for entry in status.degraded:
+        since = table.moment(entry.since)
+        when = "" if since is None else f" since {since}"
+        yield f"degraded{when}: {entry.text}"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            break
+        count /= 1024
+    else:
+        unit = "TiB"
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

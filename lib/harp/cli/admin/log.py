@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from harp import config
 from harp.duration import parse_duration
@@ -14,6 +14,7 @@ from harp.protocol import admin as protocol
 from .. import output, table
 from . import exposition
 from .ask import ask
+from .say import fail, say
 
 FAULTS = 1
 """Exit status of ``check-log`` if it found some."""
@@ -65,11 +66,10 @@ def _check_log(
     try:
         check = LogCheck(directory)
     except OSError as error:
-        output.note(f"harpcallerd: {directory}: {error.strerror}")
-        return output.NOT_CARRIED_OUT
+        return fail(f"{directory}: {error.strerror}")
     if check.holder is not None:
-        output.note(
-            f"harpcallerd: the dispatcher, process {check.holder}, is at work there: "
+        say(
+            f"the dispatcher, process {check.holder}, is at work there: "
             "jobs in active change while they are read"
         )
     for_people = table.is_for_people(options.json)
@@ -81,7 +81,7 @@ def _check_log(
             table.line(f"{fault.path}:{place} {fault.text}")
         else:
             output.value(fault._asdict())
-    output.note(f"harpcallerd: {directory}: {check.jobs} jobs, {count} faults")
+    say(f"{directory}: {check.jobs} jobs, {count} faults")
     return FAULTS if count else 0
 
 
@@ -128,45 +128,3 @@ def _metrics(options: argparse.Namespace, settings: config.DispatcherConfig) -> 
         sys.stdout.write(exposition.render(metrics))
         sys.stdout.flush()
     return 0
-
-
-# --- status -------------------------------------------------------------------------
-
-
-def describe_status(status: dict) -> Iterator[str]:
-    """Yield the lines that say to people how the dispatcher is.
-
-    :param status: reply to ``status``
-    """
-    yield (
-        f"harpcallerd {status['version']}, process {status['pid']}, running since "
-        f"{table.moment(status['since'])}"
-    )
-    yield (
-        f"{status['running']} jobs running, {status['queued']} queued, "
-        f"{status['queues']} queues, {status['hosts']} hosts, "
-        f"{status['connections']} connections"
-    )
-    if status["free"] is not None:
-        yield (
-            f"{_size(status['free'])} free for the job log, "
-            f"{_size(status['reserve'])} kept in reserve"
-        )
-    if status["stopping"]:
-        yield "stopping"
-    elif status["draining"]:
-        yield "draining: no job is started, those that run may end"
-    for entry in status["degraded"]:
-        since = entry["since"]
-        when = "" if since is None else f" since {table.moment(since)}"
-        yield f"degraded{when}: {entry['text']}"
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            break
-        count /= 1024
-    else:
-        unit = "TiB"
-    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from harp.auth import command
 
 
-
 def add_actions(add: Callable) -> None:
     """Add the actions of this module.
 

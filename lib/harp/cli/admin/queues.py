@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 
 import harp
-from harp import config, protocol
+from harp import config
 from harp.protocol import listed, queueadmin
 
 from .. import joblist, listings, output, table

@@ -18,11 +18,9 @@ _USER = "harpcaller"
 _DIRECTORY = "/etc/harpcaller"
 _JOBS = "/var/lib/harpcaller"
 _LOGS = "/var/log/harpcaller"
-_SYSTEM_LOG = "/dev/log"
 _PUBLIC_MODE = 0o644
 _DIRECTORY_MODE = 0o755
 _PRIVATE_DIRECTORY_MODE = 0o700
-_LOG_DIRECTORY_MODE = 0o750
 
 _HEAD = """\
 # harpcallerd's configuration. What is commented out is the default, if there is one;
@@ -108,10 +106,13 @@ class _Setup:
         mode, owner = self._secret
         make.file(self._path("passwords"), mode, lambda: _PASSWORDS, owner)
         make.file(self._path("harpcaller.toml"), mode, self._configuration, owner)
+        command = "harpcallerd"
+        if self._directory != _DIRECTORY:
+            command += f" -c {self._path('harpcaller.toml')}"
         print(
             "harpcallerd setup: the hosts' lines go into "
-            f"{self._path('hosts.jsonl')}, harpcallerd hosts-add puts them there; "
-            "then: harpcallerd start",
+            f"{self._path('hosts.jsonl')}, {command} hosts-add puts them there; then: "
+            f"{command} start",
             file=sys.stderr,
         )
 
@@ -138,9 +139,8 @@ class _Setup:
             values["stream_directory"] = os.path.abspath(self._options.jobs)
         if self._owner != provision.UNCHANGED:
             values["user"] = self._options.user
-        if not os.path.exists(_SYSTEM_LOG):
-            # Where the log would go from the background otherwise.
-            logs = os.path.abspath(self._options.logs)
-            self._make.directory(logs, _LOG_DIRECTORY_MODE, self._owner)
-            values["logging"] = os.path.join(logs, "harpcallerd.log")
+        logs = os.path.abspath(self._options.logs)
+        file = self._make.log_file(logs, "harpcallerd.log", self._owner)
+        if file is not None:
+            values["logging"] = file
         return template.configuration(DispatcherConfig, _HEAD, values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from harp import actions, kernel, log, service
 from harp.config import ConfigError
@@ -14,8 +13,8 @@ from harp.dispatcher.joblog import LogInUse
 from harp.dispatcher.options import Options
 from harp.pidfile import AlreadyRunning
 
-from .. import output
-from .life import DEFAULT_PIDFILE, NAME, log_target
+from .life import default_pidfile, log_target
+from .say import NAME, fail, say
 
 
 def run(options: argparse.Namespace) -> int:
@@ -28,11 +27,11 @@ def run(options: argparse.Namespace) -> int:
     try:
         return life.run(settings, background)
     except ConfigError as error:
-        return _complain(error.faults, actions.EX_CONFIG)
+        return fail(*error.faults, status=actions.EX_CONFIG)
     except (LogInUse, StorageError, AlreadyRunning) as error:
-        return _complain([str(error)], actions.FAILED)
+        return fail(str(error), status=actions.FAILED)
     except OSError as error:
-        return _complain([service.reason(error)], actions.FAILED)
+        return fail(service.reason(error), status=actions.FAILED)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -43,15 +42,15 @@ def check(options: argparse.Namespace) -> int:
     settings = _settings(options)
     faults = check.find_faults(settings)
     if faults:
-        return _complain(faults, actions.EX_CONFIG)
-    output.note(f"{NAME}: {settings.config}: good")
+        return fail(*faults, status=actions.EX_CONFIG)
+    say(f"{settings.config}: good")
     return actions.OK
 
 
 def _settings(options: argparse.Namespace) -> Options:
     pidfile = options.pidfile
     if pidfile is None and options.daemon:
-        pidfile = DEFAULT_PIDFILE
+        pidfile = default_pidfile(options)
     where = options.logging
     return Options(
         config=os.path.abspath(options.config),
@@ -65,9 +64,3 @@ def _prepare() -> None:
     log.to_stderr()
     kernel.set_process_name(NAME)  # by its interpreter nobody would find it
     service.raise_descriptor_limit()
-
-
-def _complain(faults: list[str], status: int) -> int:
-    for fault in faults:
-        print(f"{NAME}: {output.one_line(fault)}", file=sys.stderr)
-    return status

@@ -19,6 +19,7 @@ from harp.service import reason
 
 from .. import output, table
 from .ask import ask
+from .say import fail, say
 
 
 class _Complaint(Exception):
@@ -76,7 +77,7 @@ def _trust(options: argparse.Namespace, settings: config.DispatcherConfig) -> in
             output.value(_as_json(seen))
         return _decide(seen, wanted, options, settings)
     except (_Complaint, ValueError) as error:
-        return _fail(str(error))
+        return fail(str(error))
 
 
 def _decide(
@@ -97,10 +98,10 @@ def _decide(
         )
         if pin != presented:
             raise _Complaint(f"{text}; to trust this one, change it there")
-        output.note(f"harpcallerd: {text}")
+        say(text)
         return 0
     if [line.sha256 for line in seen.known] == [presented]:
-        output.note("harpcallerd: it is trusted already; nothing was changed")
+        say("it is trusted already; nothing was changed")
         return 0
     path = settings.known_certs_file
     if path is None:
@@ -111,7 +112,7 @@ def _decide(
     if not (options.yes or wanted is not None or _confirmed(hostname, options)):
         raise _Complaint("nothing was changed")
     _write(path, hostname, [_line(seen.presented, hostname)])
-    output.note(f"harpcallerd: {hostname}: trusted from now on, with this one alone")
+    say(f"{hostname}: trusted from now on, with this one alone")
     return 0
 
 
@@ -135,7 +136,7 @@ def _untrust(options: argparse.Namespace, settings: config.DispatcherConfig) -> 
             raise _Complaint(f"{path}: no line for {options.hostname!a}")
         _write(path, options.hostname, [])
     except _Complaint as error:
-        return _fail(str(error))
+        return fail(str(error))
     return 0
 
 
@@ -294,8 +295,3 @@ def _write(path: str, hostname: str, new: list[str]) -> None:
         linefile.change_lines(path, change)
     except OSError as error:
         raise _Complaint(f"{path}: can't be changed: {reason(error)}") from None
-
-
-def _fail(text: str) -> int:
-    output.note(f"harpcallerd: {text}")
-    return output.NOT_CARRIED_OUT

@@ -1,5 +1,5 @@
-"""Whose hands the daemon's files are in: what is run or believed, only root and the
-daemon's owner may be able to write; what is secret, nobody else may read."""
+"""Whose hands files are in: what is run or believed, only root and the daemon's owner
+may be able to write; what is secret, nobody else may read."""
 
 from __future__ import annotations
 

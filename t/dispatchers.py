@@ -87,6 +87,15 @@ class Client:
         return packets, message
 
 
+class TlsClient(Client):
+    """A client that speaks TLS."""
+
+    def __init__(self, address, context) -> None:
+        with socket.create_connection(address, _SECONDS) as plain:
+            self.sock = context.wrap_socket(plain, server_hostname="localhost")
+        self._file = self.sock.makefile("rb")
+
+
 def request(operation=None, value=None, **keys) -> dict:
     message = {"harpcaller": 1, **keys}
     if operation is not None:

@@ -30,4 +30,4 @@ def run_on_terminal(command, columns=80, environment=None, status=0, answer=None
             pass
     os.close(ours)
     assert process.returncode == status
-    return printed.decode().replace("\r\n", "\n")
+    return printed.decode(errors="backslashreplace").replace("\r\n", "\n")

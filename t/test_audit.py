@@ -55,8 +55,7 @@ def make_dispatcher(request, tmp_path, hosts, path):
             hosts,
             audit=audit,
             users=USERS,
-            authorization=RIGHTS,
-            **changes,
+            **{"authorization": RIGHTS} | changes,
         )
         made.start()
         request.addfinalizer(made.stop)
@@ -229,6 +228,20 @@ def test_hostile_text_makes_no_line_of_its_own(make_dispatcher, path):
     call, cancel = lines(path)
     assert call["host"] == call["on_behalf_of"] == text
     assert len(cancel["job"]) <= 1000
+
+
+def test_lines_of_calls_that_are_refused_are_bounded(make_dispatcher, path):
+    """Or who may do nothing could fill the disk soon."""
+    client_call = call_request("x" * 5000, "y" * 5000, secret=[0], group="z" * 5000)
+    client_call |= {"queue": {"name": {"long": "q" * 5000}}, "auth": GUEST}
+    client_call |= {"job_id": "i" * 5000, "on_behalf_of": "o" * 5000}
+    dispatcher = make_dispatcher({"arguments": True}, authorization={})
+    with dispatcher.connect() as client:
+        assert type_of(client.ask(client_call)) == "auth_error"
+        assert type_of(client.ask(client_call | {"secret": []})) == "auth_error"
+    masked, long = lines(path)
+    assert masked["arguments"] == ["***"] and masked["queue"][:8] == '{"long":'
+    assert len(long["arguments"]) == 1000 and len(json.dumps(long)) < 8000
 
 
 def test_no_call_runs_that_can_not_be_noted(make_dispatcher, path):

@@ -192,6 +192,16 @@ def test_options_of_a_call_are_in_its_status(harpcaller):
     assert status["info"] == "ticket 5"
 
 
+def test_times_of_a_month_are_waited_for(harpcaller):
+    month = str(31 * 86400)
+    call = ["call", "localhost", "add", "1", "2"]
+    process = harpcaller(*call, "--timeout", month, "--max-exec-time", month)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "3\n", "")
+    job = harpcaller(*call, "--detach").stdout.strip()
+    process = harpcaller("result", job, "--timeout", "9" * 18)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "3\n", "")
+
+
 # --- exit statuses ------------------------------------------------------------------
 
 
@@ -295,7 +305,7 @@ print(main.main(["--dispatcher", "unix:{path}", "status", "x"]))
         (["call", "web01", "add", "--timeout", "x"], "--timeout"),
         (["call", "web01", "add", "--queue", "x"], "--queue"),
         (["call", "web01", "add", "--concurrency", "2"], "--queue"),
-        (["call", "web01", "add", "1e999"], "JSON"),
+        (["call", "web01", "add", "1e999"], "1e999"),
         (["call", "web01", "add", "[" * 9999], "nested too deep"),
         (["call", "web01", "add", "1" * 5000], "digits"),
         (["status"], "JOB"),
@@ -318,6 +328,8 @@ print(main.main(["--dispatcher", "unix:{path}", "status", "x"]))
         (["rerun"], "--failed"),
         (["completion"], "bash"),
         (["completion", "fish"], "fish"),
+        (["call", "web01", "add", "@"], "@: can't be read"),
+        (["demo", "--dir", "/dev/null"], "/dev/null: can't be made: File exists"),
         (["direct", "web01", "add"], "--user"),
         (["--color", "red", "list"], "red"),
         (["--dispatcher", "http://a", "list"], "URL"),
@@ -357,6 +369,8 @@ def test_faults_of_the_configuration_exit_with_2(run):
         b'{"jobs": [1], "hosts": [1], "queues": [1], "procedures": [1]}',
         b'{"jobs": [{}], "hosts": [{}], "queues": [{}], "explain": {}, "next": null}',
         b'{"call": {}, "time": {}, "explain": {"state": "queued", "position": "x"}}',
+        b'{"procedures": [{"name": "x", "parameters": [{"name": "y", "kind": {}}]}], '
+        b'"explain": {"state": "done", "outcome": "error", "end": null, "step": {}}}',
     ],
 )
 def test_reply_that_is_not_the_protocol_is_told_in_one_line(
@@ -374,6 +388,35 @@ def test_reply_that_is_not_the_protocol_is_told_in_one_line(
     assert "Traceback" not in told
     if words[0] != "ping":  # which tells it of the host
         assert told.count("\n") == (status == "69"), printed
+
+
+@pytest.mark.parametrize(
+    "listed, status, fault",
+    [([], 4, "no such call"), (["other"], 69, "'other', which was not asked for")],
+)
+def test_call_of_a_group_that_is_listed_no_more_is_not_waited_for(
+    scripted_peer, run, listed, status, fault
+):
+    def entry(job_id):
+        call = {"host": "web01", "procedure": "add", "arguments": []}
+        time = {"submit": 1, "start": 1, "end": None}
+        return {"call": call, "time": time, "job_id": job_id, "state": "running"}
+
+    def script(connection):
+        while line := connection.readline():
+            wanted = json.loads(line).get("list_jobs")
+            if wanted is None:
+                error = {"type": "invalid_jobid", "message": "no such call"}
+                reply = {"harpcaller": 1, "error": error}
+            else:
+                jobs = ["gone"] if "group" in wanted else listed
+                reply = {"jobs": [entry(job_id) for job_id in jobs], "next": None}
+            connection.send(json.dumps(reply).encode() + b"\n")
+
+    address = "%s:%d" % scripted_peer(script).address
+    process = run("--dispatcher", address, "wait", "--group", "x")
+    assert process.returncode == status, process.stderr
+    assert_one_line(process, fault)
 
 
 # Its errors are looked at, too, but are on no terminal.
@@ -398,6 +441,16 @@ def test_wait_tells_whether_all_came_to_their_results(harpcaller):
     assert process.returncode == 20
     assert [entry["job_id"] for entry in json.loads(process.stdout)] == [good, bad]
     assert_one_line(process, f"{bad}: the procedure raised")
+
+
+def test_wait_tells_of_all_calls_also_where_one_is_unknown(harpcaller):
+    good = harpcaller("call", "localhost", "add", "1", "--detach").stdout.strip()
+    process = harpcaller("wait", "unknown", good, "--json")
+    assert process.returncode == 20
+    assert_one_line(process, "unknown: invalid_jobid")
+    unknown, ended = json.loads(process.stdout)
+    assert unknown["error"]["type"] == "invalid_jobid"
+    assert ended == {"job_id": good, "result": 1}
 
 
 def test_wait_and_result_have_a_time_limit(harpcaller, tmp_path):
@@ -614,6 +667,24 @@ def test_closed_standard_error_leaves_standard_output_alone(servers):
         timeout=60,
     )
     assert (process.returncode, process.stdout) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    "words, status",
+    [(["call", "localhost", "fail"], 1), (["call", "nowhere", "add"], 4)],
+)
+def test_exit_status_is_the_same_where_nothing_can_be_told(servers, words, status):
+    """The disk is full, or the reader of the errors has gone."""
+    address = "%s:%d" % servers.dispatcher_address
+    command = [*COMMAND, "--dispatcher", address, *words]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "wb") as full, open(writer, "wb") as closed_pipe:
+        for stream in (full, closed_pipe):
+            process = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=stream, timeout=60
+            )
+            assert (process.returncode, process.stdout) == (status, b"")
 
 
 def test_table_shows_what_the_locale_can_say(servers, harpcaller):

@@ -343,7 +343,7 @@ def test_failed_calls_that_have_run_are_asked_about_first(many, run):
     assert sorted(json.loads(every.stdout)["jobs"]) == ["nowhere", "web01"]
 
 
-@pytest.mark.parametrize("answer, status", [(b"y\n", 0), (b"n\n", 4)])
+@pytest.mark.parametrize("answer, status", [(b"y\n", 0), (b"n\n", 4), (b"\xff\n", 4)])
 def test_call_that_has_run_is_made_again_if_somebody_says_so(
     many, run, tmp_path, answer, status
 ):

@@ -102,6 +102,7 @@ def test_password_of_the_file_goes_to_the_dispatcher_of_the_file_only(
         (["harps://a"], {"cert_sha256": "abc"}, "no SHA-256"),
         (["harp://a"], {"ca_file": "x"}, "use harps://"),
         (["a"], {"retry_for": -1}, "retry_for must not be negative"),
+        (["a"], {"connect_timeout": 1e300}, "connect_timeout must not be"),
         (["a"], {"reply_timeout": "5"}, "reply_timeout must be a number"),
     ],
 )

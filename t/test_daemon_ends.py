@@ -155,6 +155,11 @@ def test_procedure_without_a_timeout_has_the_configured_one(make_harpd):
     )
 
 
+def test_procedure_may_be_allowed_a_month(make_harpd):
+    daemon = make_harpd(procedures={"timeout": 31 * 86400})
+    assert daemon.end("add", a=1, c=5) == {"result": 6}
+
+
 def test_call_that_times_out_before_it_was_acknowledged_has_not_run(
     make_harpd, tmp_path, wait_for
 ):

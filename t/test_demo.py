@@ -64,7 +64,7 @@ def test_demo_keeps_its_files_in_a_directory_that_is_named(place):
 def test_demo_touches_no_directory_that_holds_something(place):
     (place / "file").touch()
     process = run("--dir", str(place))
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert f"{place} is not empty" in process.stderr
     assert process.stderr.count("\n") == 1
     assert [path.name for path in place.iterdir()] == ["file"]

@@ -4,7 +4,6 @@ import grp
 import json
 import os
 import pwd
-import socket
 import ssl
 import stat
 import subprocess
@@ -17,6 +16,7 @@ from dispatchers import (
     Client,
     Daemon,
     Dispatcher,
+    TlsClient,
     call_request,
     count,
     echo,
@@ -31,15 +31,6 @@ USERS = {"panel": "plain:sesame", "watcher": "plain:only looks"}
 PANEL = {"user": "panel", "password": "sesame"}
 WATCHER = {"user": "watcher", "password": "only looks"}
 NOBODY = "00000000-0000-7000-8000-000000000000"
-
-
-class TlsClient(Client):
-    """A client that speaks TLS."""
-
-    def __init__(self, address, context) -> None:
-        with socket.create_connection(address, 30) as plain:
-            self.sock = context.wrap_socket(plain, server_hostname="localhost")
-        self._file = self.sock.makefile("rb")
 
 
 @pytest.fixture(scope="module")

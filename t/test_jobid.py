@@ -66,3 +66,24 @@ NO_IDS = [
 def test_anything_else_is_no_id(value):
     assert jobid.is_valid(VALID)
     assert jobid.is_valid(value) is False
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (jobid.make(0), jobid.make(2**48 - 1)),
+        (
+            "01a20a3d-f636-7fff-bfff-ffffffffffff",
+            "01a20a3d-f637-7000-8000-000000000000",
+        ),
+        (
+            "01a20a3d-f636-7000-bfff-ffffffffffff",
+            "01a20a3d-f636-7001-8000-000000000001",
+        ),
+        *(tuple(sorted((jobid.make(5), jobid.make(5)))) for _ in range(20)),
+    ],
+)
+def test_what_is_between_two_ids_has_their_form_and_sorts_there(low, high):
+    for _ in range(100):
+        found = jobid.between(low, high)
+        assert jobid.is_valid(found) and low < found <= high

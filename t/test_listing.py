@@ -5,9 +5,12 @@ import time
 import pytest
 from dispatchers import Dispatcher, request
 from harp import jobid, protocol, wire
-from harp.dispatcher.listing import list_queues
-from harp.dispatcher.queues import QueueState
-from joblogs import write_done_jobs
+from harp.config import DispatcherConfig
+from harp.dispatcher import listing
+from harp.dispatcher.jobs import Jobs
+from harp.dispatcher.listing import list_jobs, list_queues
+from harp.dispatcher.queues import Queues, QueueState
+from joblogs import open_log, write_done_jobs
 
 HOUR = 3600
 COUNT = 400  # an hour apart: more than two weeks of jobs
@@ -142,6 +145,30 @@ def test_directory_that_is_no_hour_is_passed_over(running, ids, listed):
     assert set(ids) <= set(listed(limit=1000))
 
 
+def test_place_where_a_list_goes_on_names_no_job_of_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing, "_SECONDS", 0)  # it looks at one job at a time
+    log = open_log(tmp_path / "jobs")
+    now = time.time()
+    times = [now - number // 2 for number in range(20)]
+    ids = write_done_jobs(
+        tmp_path / "jobs", times, host=lambda number: f"web{number % 3}"
+    )
+    jobs = Jobs(DispatcherConfig(), log, Queues(), None)
+    found, filters, places = [], {}, []
+    while not places or places[-1] is not None:
+        page = list_jobs(
+            jobs,
+            protocol.ListJobs(filters),
+            may_see=lambda record: record.call.host == "web0",
+        )
+        found += [job["job_id"] for job in page["jobs"]]
+        places.append(page["next"])
+        filters = {"before": page["next"]}
+    log.close()
+    assert found == sorted(ids[::3], reverse=True)
+    assert len(places) == len(ids) and not {*places} & {*ids}
+
+
 # --- queues -------------------------------------------------------------------------
 
 
@@ -153,7 +180,10 @@ def test_queues_are_listed_in_parts_of_bounded_size():
     found, after, parts = [], None, 0
     while parts == 0 or after is not None:
         reply = list_queues(
-            states, protocol.ListQueues(after), lambda key: key != keys[3]
+            states,
+            protocol.ListQueues(after),
+            lambda key: key != keys[3],
+            lambda job_id: True,
         )
         assert len(wire.encode(reply)) < 6 * 1024 * 1024
         entries, after = protocol.parse_queue_list(reply)

@@ -455,6 +455,29 @@ def test_deadline_counts_from_a_silent_peer(pair):
     assert time.monotonic() - start >= SOON
 
 
+@pytest.mark.parametrize("seconds", [3_000_000, 10**18])
+def test_deadline_may_be_later_than_the_system_can_wait(
+    pair, waker, in_thread, seconds
+):
+    connection, peer = pair()
+    reading = in_thread(connection.readline, time.monotonic() + seconds)
+    waiting = in_thread(waker.wait, time.monotonic() + seconds)
+    peer.sendall(b"{}\n")
+    waker.wake()
+    assert reading.result() == b"{}"
+    assert waiting.result() is True
+
+
+def test_wait_goes_on_where_the_system_waits_no_longer(pair, waker, monkeypatch):
+    monkeypatch.setattr(wire, "LONGEST_POLL", SOON * 1000 / 5)
+    connection, _ = pair()
+    start = time.monotonic()
+    with pytest.raises(wire.DeadlineExceeded):
+        connection.readline(start + SOON)
+    assert waker.wait(start + 2 * SOON) is False
+    assert time.monotonic() - start >= 2 * SOON
+
+
 def test_line_that_is_there_is_taken_after_the_deadline_too(pair):
     connection, peer = pair()
     peer.sendall(b"{}\n")

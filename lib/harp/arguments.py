@@ -47,8 +47,19 @@ def parse_value(text: str) -> object:
         return text
     except RecursionError:
         raise ValueError("an argument is nested too deep") from None
-    jsonline.encode(value)  # says what JSON allows and we can't send
+    except ValueError:
+        # Python's own limit on digits (sys.set_int_max_str_digits).
+        raise ValueError("an argument is an integer of more than 4300 digits") from None
+    try:
+        jsonline.encode(value)  # says what JSON allows and we can't send
+    except ValueError as error:
+        reason = f"an argument can't be sent: {error}"
+        raise ValueError(f"{reason}: {_shown(text)}") from None
     return value
+
+
+def _shown(text: str) -> str:
+    return ascii(text if len(text) < 50 else f"{text[:50]}...")
 
 
 def _no_constant(name: str):

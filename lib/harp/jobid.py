@@ -36,6 +36,27 @@ def least(seconds: float) -> str:
     return f"{number[:8]}-{number[8:12]}"
 
 
+def between(low: str, high: str) -> str:
+    """Return a text that looks like a job id and sorts after one and not after another,
+    by chance: it tells neither.
+
+    :param low: a valid job id
+    :param high: a valid job id that sorts after it
+    """
+    least, most = _number(low), _number(high)
+    number = most - int.from_bytes(os.urandom(16), "big") % (most - least)
+    text = f"{number >> 74:012x}7{number >> 62 & 0xFFF:03x}"
+    text += f"{2 << 62 | number & (1 << 62) - 1:016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _number(job_id: str) -> int:
+    """Return the bits of a valid job id that differ between ids."""
+    number = int(job_id.replace("-", ""), 16)
+    head = number >> 80 << 12 | number >> 64 & 0xFFF
+    return head << 62 | number & (1 << 62) - 1
+
+
 def is_valid(value: object) -> bool:
     """Tell whether ``value``, of any type, has the form of a job id."""
     return isinstance(value, str) and _form().fullmatch(value) is not None

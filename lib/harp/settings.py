@@ -9,7 +9,7 @@ import re
 from .address import Address, parse_address
 from .channel import CONNECT_TIMEOUT
 from .errors import ConfigurationError
-from .protocol import CLIENT_PORT
+from .protocol import CLIENT_PORT, MAX_SECONDS
 
 # For type checkers only, which know the name: it costs what ``import harp`` must not.
 TYPE_CHECKING = False
@@ -127,8 +127,8 @@ def _make(place: str, port: int, options: dict) -> Settings:
     for key, seconds in timeouts.items():
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
             raise ValueError(f"{key} must be a number of seconds")
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(f"{key} must not be negative or infinite")
+        if not 0 <= seconds <= MAX_SECONDS:
+            raise ValueError(f"{key} must not be negative or beyond {MAX_SECONDS}")
     return Settings(address, trust, user, password, timeouts)
 
 

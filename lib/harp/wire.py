@@ -32,6 +32,9 @@ DISCARD_SECONDS = 5.0  # for a peer to read what was sent last
 TLS_HANDSHAKE = 0x16
 """The first byte of a TLS client (RFC 8446, 5.1), never of JSON."""
 
+LONGEST_POLL = 2**31 - 1
+"""Milliseconds that poll(2) waits at most; whose deadline is later polls again."""
+
 # A peer that has vanished without a word is noticed after about two minutes.
 _KEEPALIVE_IDLE = 60
 _KEEPALIVE_INTERVAL = 15
@@ -87,8 +90,9 @@ class Waker:
         """
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
-        if not poll.poll(_milliseconds(deadline)):
-            return False
+        while not poll.poll(_milliseconds(deadline)):
+            if time.monotonic() >= deadline:
+                return False
         self.clear()
         return True
 
@@ -192,9 +196,9 @@ class Connection:
         if event != self._awaited:
             self._poll.modify(self._fd, event)
             self._awaited = event
-        ready = self._poll.poll(_milliseconds(deadline))
-        if not ready:
-            raise DeadlineExceeded
+        while not (ready := self._poll.poll(_milliseconds(deadline))):
+            if time.monotonic() >= deadline:
+                raise DeadlineExceeded
         for fd, _ in ready:
             if fd != self._fd:
                 raise Woken
@@ -434,7 +438,7 @@ def _is_name(name: str) -> bool:
 def _milliseconds(deadline: float | None) -> float | None:
     if deadline is None:
         return None
-    return max(0.0, (deadline - time.monotonic()) * 1000)
+    return min(max(0.0, (deadline - time.monotonic()) * 1000), LONGEST_POLL)
 
 
 def tune(sock: socket.socket) -> None:

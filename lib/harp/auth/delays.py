@@ -1,5 +1,8 @@
 """How long the reply to a failed authentication takes: longer each time, by address
-and by user, so that guessing is slow. It costs others nothing."""
+and by user, so that guessing is slow for those who wait for it. It costs others nothing.
+
+A known gap: who hangs up and comes again doesn't wait. Making the next attempt wait
+instead would keep out whoever has the right password and shares the address."""
 
 from __future__ import annotations
 

@@ -92,9 +92,15 @@ def _make_place(directory: str | None) -> Path:
     if directory is None:
         return Path(tempfile.mkdtemp(prefix="harpcaller-demo-"))
     place = Path(directory)
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if any(place.iterdir()):
-        raise FileExistsError(f"{directory} is not empty: name a new directory")
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_empty = not any(place.iterdir())
+    except OSError as error:
+        reason = f"can't be made: {error.strerror}"
+        raise output.UsageError(f"--dir: {directory}: {reason}") from None
+    if not is_empty:
+        text = f"--dir: {directory} is not empty: name a new directory"
+        raise output.UsageError(text)
     return place
 
 

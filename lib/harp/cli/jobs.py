@@ -177,6 +177,8 @@ def _await(
     """Wait for a call; return the exit status, and what ``--json`` is to print."""
     try:
         result = caller.job(job_id).result(timeout=timeout)
+    except harp.RequestRefused as refusal:
+        result = refusal  # it says nothing of the other calls
     except KeyboardInterrupt:
         common.leave_at_next_interrupt()
         if options.cancel_on_interrupt:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import harp
 from harp import protocol
+from harp.errors import INVALID_REQUEST, Refusal
 from harp.protocol.hostadmin import parse_host_list
 from harp.protocol.listed import FullStatus, parse_full_status
 
@@ -169,6 +170,8 @@ class _Watch:
         pause = _FIRST_PAUSE
         while self._pending:
             statuses = list(self._look())
+            if len(statuses) < len(self._pending):
+                self._refuse_to_wait(statuses)
             ended = [status for status in statuses if status.state == protocol.DONE]
             for status in ended:
                 self._tell(status)
@@ -194,7 +197,18 @@ class _Watch:
             some = ids[begin : begin + _BATCH]
             # The dispatcher lists the newest first; here the first hosts come first.
             listed = list(self._caller.jobs(ids=some))
-            yield from map(parse_full_status, reversed(listed))
+            for status in map(parse_full_status, reversed(listed)):
+                if status.job_id not in self._pending:
+                    text = f"it lists {status.job_id!a}, which was not asked for"
+                    raise Refusal(INVALID_REQUEST, text)
+                yield status
+
+    def _refuse_to_wait(self, statuses: list[FullStatus]) -> None:
+        """Raise what the dispatcher says of a call that it lists no more: such a one
+        would be waited for, for ever."""
+        listed = {status.job_id for status in statuses}
+        for job_id in self._pending.keys() - listed:
+            self._caller.job(job_id).status()
 
     def _tell(self, status: FullStatus) -> None:
         """Print a call that has ended."""
@@ -213,7 +227,7 @@ class _Watch:
             report.end(result)
         self._failed += output.status_of(result) != 0
         self._rows.append((host, result, status))
-        del self._pending[status.job_id]
+        self._pending.pop(status.job_id, None)  # it may be listed twice
 
     def _tell_not_submitted(self, errors: dict[str, harp.HarpException]) -> None:
         for host, error in errors.items():

@@ -320,7 +320,7 @@ class _Words:
             with open(path, "rb") as file:
                 return _content(file.read(), path)
         except OSError as error:
-            raise ValueError(f"{path}: can't be read: {error.strerror}") from None
+            raise ValueError(f"{word}: can't be read: {error.strerror}") from None
 
     def _read_input(self) -> bytes:
         if self._has_read_input:

@@ -74,16 +74,23 @@ def program() -> str:
 
 def note(text: str) -> None:
     """Tell the user something that is no data, on a line."""
-    if sys.stderr is not None:  # else print() would take standard output
-        print(one_line(text), file=sys.stderr, flush=True)
+    _tell(one_line(text))
 
 
 def fail(status: int, text: str) -> int:
     """Tell the user what is wrong and return the exit status."""
-    if sys.stderr is not None:
-        name = coloured("harpcaller:", "bad", sys.stderr)
-        print(f"{name} {one_line(text)}", file=sys.stderr, flush=True)
+    name = coloured("harpcaller:", "bad", sys.stderr)
+    _tell(f"{name} {one_line(text)}")
     return status
+
+
+def _tell(line: str) -> None:
+    # What can't be told changes neither the data nor the exit status.
+    if sys.stderr is not None:  # else print() would take standard output
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except OSError:
+            _silence(sys.stderr)
 
 
 def coloured(text: str, colour: str, stream) -> str:
@@ -186,9 +193,14 @@ def as_message(result: object) -> dict:
 def abandon() -> int:
     """Nobody reads our output any more: say nothing about it, and return the exit
     status."""
-    # Python flushes them at its exit, and would complain.
-    nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            os.dup2(nothing, stream.fileno())
+            _silence(stream)
     return BROKEN_PIPE
+
+
+def _silence(stream) -> None:
+    # Python flushes it at its exit, and would complain.
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)

@@ -146,4 +146,5 @@ def _is_wanted(options: argparse.Namespace, fact: str, what: str) -> bool:
         raise output.UsageError(f"{fact}: say --yes or --not-run")
     output.note(fact)
     print(output.one_line(f"call {what}? [y/n] "), end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    # Whatever else is typed, in whatever encoding, means no.
+    return sys.stdin.buffer.readline().strip().lower() in (b"y", b"yes")

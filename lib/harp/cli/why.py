@@ -132,7 +132,7 @@ def _left(job: Running) -> str:
 
 def _ended(job: Ended) -> list[str]:
     when = f"at {table.moment(job.end)}"
-    if job.start is not None:
+    if job.start is not None and job.end is not None:
         when += f", after {table.span(job.end - job.start)}"
     where = job.host
     if job.address is not None:

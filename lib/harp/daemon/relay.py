@@ -149,7 +149,8 @@ class Relay:
         ]
         if not deadlines:
             return None
-        return max(0.0, (min(deadlines) - time.monotonic()) * 1000)
+        left = max(0.0, (min(deadlines) - time.monotonic()) * 1000)
+        return min(left, wire.LONGEST_POLL)
 
     def _handle(self, fd: int) -> None:
         if fd == self._waker.fileno():

@@ -190,7 +190,7 @@ class Audit:
             "job": _short(call.job_id),
             "host": _short(call.host),
             "procedure": _short(call.procedure),
-            "queue": call.queue and call.queue.name,
+            "queue": call.queue and _bounded(call.queue.name),
             "group": _short(call.group),
         }
         if self._config.audit_arguments:
@@ -272,7 +272,16 @@ def _begin(operation: str, guest: Guest, on_behalf_of: str | None) -> dict:
 
 def _refused(entry: dict, refusal: Refusal) -> dict:
     refused = {"outcome": _REFUSED, "type": refusal.type, "reason": refusal.message}
+    if "arguments" in entry:
+        # Or who may do nothing could fill the disk soon.
+        refused["arguments"] = _bounded(entry["arguments"])
     return {**entry, **refused}
+
+
+def _bounded(value: object) -> object:
+    """Return a JSON value, or the beginning of its text if that is long."""
+    text = protocol.canonical(value)
+    return value if len(text) <= _MOST_TEXT else text[:_MOST_TEXT]
 
 
 def _short(value: object) -> str | None:

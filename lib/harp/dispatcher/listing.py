@@ -35,7 +35,9 @@ def list_jobs(
 ) -> dict:
     """Return the reply to ``list_jobs``.
 
-    :param may_see: which jobs there are for the asker; None: all
+    :param may_see: which jobs there are for the asker; None: all. Where it goes on
+        names none of the others, nor tells, but for the time that it took, that there
+        are any
     :param secret_names: of arguments to mask beside those that calls name
     :raises Refusal: ``invalid_request`` if it is to go on from what is no job id
     :raises StorageError: if the jobs can't be listed
@@ -47,14 +49,19 @@ def list_jobs(
     size = 0
     last = None
     for job_id in _candidates(jobs, request):
+        is_full = len(found) >= limit or size >= _BYTES
         # At least one is looked at, or the next request would look no further.
-        if last is not None and (
-            len(found) >= limit or size >= _BYTES or time.monotonic() >= deadline
-        ):
-            return protocol.build_job_list(found, last)
+        if last is not None:
+            if may_see is None:
+                if is_full or time.monotonic() >= deadline:
+                    return protocol.build_job_list(found, last)
+            elif time.monotonic() >= deadline:
+                return protocol.build_job_list(found, jobid.between(job_id, last))
         last = job_id
         status = _status(jobs, job_id, request, texts, secret_names, may_see)
         if status is not None and request.matches(status):
+            if is_full:
+                return protocol.build_job_list(found, found[-1]["job_id"])
             found.append(protocol.cut_arguments(status))
             size += len(wire.encode(found[-1]))
     return protocol.build_job_list(found, None)
@@ -64,21 +71,25 @@ def list_queues(
     states: Collection[QueueState],
     request: protocol.ListQueues,
     allow: Callable[[str], bool],
+    exists: Callable[[str], bool],
 ) -> dict:
     """Return the reply to ``list_queues``: in the order of their canonical names.
 
     :param allow: called with such a name; tells whether the asker may know of it
+    :param exists: called with a job's id; tells whether the asker may know of it
     """
     after = "" if request.after is None else protocol.canonical(request.after)
     found: list[dict] = []
     size = 0
-    for key, *rest in sorted(states):
+    for key, *counts, oldest in sorted(states):
         if key <= after or not allow(key):
             continue
         if size >= _BYTES:
             return protocol.build_queue_list(found, name)
         name = wire.decode(key.encode())
-        found.append(protocol.build_queue_entry(name, *rest))
+        if oldest is not None and not exists(oldest):
+            oldest = None
+        found.append(protocol.build_queue_entry(name, *counts, oldest))
         size += len(key) + _QUEUE_BYTES
     return protocol.build_queue_list(found)
 

@@ -14,11 +14,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple
 
 from .. import jobid
 from ..config import DispatcherConfig
-from ..errors import SHUTDOWN, STORAGE_ERROR, Refusal
+from ..errors import OVERLOADED, SHUTDOWN, STORAGE_ERROR, Refusal
 from ..kinds import LEAST_AGE
 from ..log import fields
 from .joblog import SUFFIX, JobLog, begin_of_hour
@@ -28,8 +30,11 @@ logger = logging.getLogger(__name__)
 _FIRST = 60.0  # s after the start; whoever restarts often prunes, too
 _INTERVAL = 3600.0  # s
 _STEP = 5000  # files that one step removes
-_BATCH = 20  # files between two pauses
-_PACE = 0.0012  # s for a batch with its pause, where nothing else happens
+_BATCH = 80  # files between two pauses
+_PACE = 0.0048  # s for a batch with its pause, where nothing else happens
+_THREADS = 4
+"""That remove files side by side. Most of the time that takes, the file system waits for
+its journal: 4 remove about three times as many as one, 8 no more than 4."""
 _HOUR_SECONDS = 3600
 
 _JUMP = 86400.0
@@ -113,8 +118,8 @@ class Pruning:
 
         :param age: seconds; less than a day counts as one
         :param since: hour to go on from; None: from the oldest
-        :raises Refusal: ``storage_error`` if the log can't be read, ``shutdown`` if the
-            dispatcher stops
+        :raises Refusal: ``storage_error`` if the log can't be read, ``overloaded`` if
+            no thread can be started, ``shutdown`` if the dispatcher stops
         """
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._busy)
@@ -123,11 +128,14 @@ class Pruning:
             self._busy = True
         try:
             before = self._wall() - max(age, LEAST_AGE)
-            step = _Step(self._log.done_directory, before, self._rest)
-            step.run(since or "")
+            with ThreadPoolExecutor(_THREADS, "prune") as threads:
+                step = _Step(self._log.done_directory, before, self._rest, threads)
+                step.run(since or "")
         except OSError as error:
             text = f"{error.filename or self._log.done_directory}: {error.strerror}"
             raise Refusal(STORAGE_ERROR, text) from None
+        except RuntimeError as error:  # the system gives us no thread
+            raise Refusal(OVERLOADED, f"can't prune now: {error}") from None
         finally:
             with self._changed:
                 self._busy = False
@@ -214,8 +222,13 @@ class _Step:
     """
 
     def __init__(
-        self, directory: str, before: float, rest: Callable[[float], bool]
+        self,
+        directory: str,
+        before: float,
+        rest: Callable[[float], bool],
+        threads: Executor,
     ) -> None:
+        self._threads = threads
         self._directory = directory
         self._before = before
         self._rest = rest
@@ -238,44 +251,58 @@ class _Step:
         """Remove what is old of an hour; tell whether all of it was looked at."""
         directory = os.path.join(self._directory, hour)
         kept = 0
-        begin = time.monotonic()
         with os.scandir(directory) as entries:
             # Names may be gone while they are read; one that is missed is found by
             # the next look.
-            for number, entry in enumerate(entries, 1):
-                kept += not self._prune_file(entry)
-                if number % _BATCH == 0:
+            while batch := list(islice(entries, _BATCH)):
+                begin = time.monotonic()
+                kept += self._prune_files(batch)
+                if len(batch) == _BATCH:
                     # Those that are kept don't count, or we might never get past them.
                     # It takes longer where others are busy, who then want it, too.
                     taken = time.monotonic() - begin
-                    may_go_on = self._rest(max(_PACE - taken, taken / 2))
+                    may_go_on = self._rest(max(_PACE - taken, taken / 8))
                     if not may_go_on or self.jobs >= _STEP:
                         return False
-                    begin = time.monotonic()
         if not kept:
             _remove_directory(directory)
         return True
 
-    def _prune_file(self, entry: os.DirEntry) -> bool:
-        """Remove a file that is to go; tell whether it is gone."""
-        job_id = entry.name.removesuffix(SUFFIX)
-        if job_id == entry.name or not jobid.is_valid(job_id):
-            return False
-        try:
-            found = entry.stat(follow_symlinks=False)
-            if max(found.st_mtime, jobid.time_of(job_id)) >= self._before:
-                return False
-            os.unlink(entry.path)
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            logger.warning(
-                "can't remove an old job %s", fields(job=job_id, error=error.strerror)
-            )
-            return False
-        self.jobs += 1
-        self.bytes += found.st_size
-        return True
+    def _prune_files(self, entries: list[os.DirEntry]) -> int:
+        """Remove those files that are to go; return how many stay."""
+        kept = 0
+        parts = [entries[first::_THREADS] for first in range(_THREADS)]
+        for removed, staying in self._threads.map(self._remove_old, parts):
+            self.jobs += len(removed)
+            self.bytes += sum(removed)
+            kept += staying
+        return kept
+
+    def _remove_old(self, entries: list[os.DirEntry]) -> tuple[list[int], int]:
+        """Return the sizes of the files that were removed, and how many stay. In one of
+        several threads."""
+        sizes, kept = [], 0
+        for entry in entries:
+            job_id = entry.name.removesuffix(SUFFIX)
+            try:
+                if job_id == entry.name or not jobid.is_valid(job_id):
+                    kept += 1
+                    continue
+                found = entry.stat(follow_symlinks=False)
+                if max(found.st_mtime, jobid.time_of(job_id)) >= self._before:
+                    kept += 1
+                    continue
+                os.unlink(entry.path)
+                sizes.append(found.st_size)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                kept += 1
+                logger.warning(
+                    "can't remove an old job %s",
+                    fields(job=job_id, error=error.strerror),
+                )
+        return sizes, kept
 
 
 def _remove_directory(path: str) -> None:

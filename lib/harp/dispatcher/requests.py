@@ -326,7 +326,8 @@ class _Client:
 
     def _list_queues(self, request: protocol.ListQueues) -> None:
         states = self._requests._queues.states()
-        self._reply(list_queues(states, request, self._guest.rights.allow_queue))
+        allow = self._guest.rights.allow_queue
+        self._reply(list_queues(states, request, allow, self._may_name))
 
     def _list_hosts(self, request: protocol.ListHosts) -> None:
         hosts = [
@@ -374,6 +375,13 @@ class _Client:
                 raise
             return False
         return True
+
+    def _may_name(self, job_id: str) -> bool:
+        """As :meth:`_exists`; not if that can't be found out."""
+        try:
+            return self._exists(job_id)
+        except (Refusal, StorageError):
+            return False
 
     # --- replies ---
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from types import NoneType
 
 from ..errors import INVALID_REQUEST, Refusal
 from .parts import DONE, QUEUED, RUNNING, field, numbers, objects
@@ -162,6 +163,9 @@ def parse_explanation(message: dict) -> Queued | Running | Ended:
     """
     entry = field(message, "explain", dict)
     numbers(entry, *_NUMBERS)
+    for name in ("reason", "step", "ran"):
+        if not isinstance(entry.get(name, ""), (str, NoneType)):
+            raise Refusal(INVALID_REQUEST, f'"explain.{name}" must be a string or null')
     for kind in (Queued, Running, Ended):
         if entry.get("state") == kind.state:
             found = kind._make(entry.get(name) for name in kind._fields)

@@ -49,7 +49,7 @@ class QueueEntry(
 ):
     """A queue.
 
-    :ivar oldest: id of the job that is next, None if none waits
+    :ivar oldest: id of the job that is next, None if none waits, or it isn't for the asker
     """
 
     __slots__ = ()
@@ -129,6 +129,7 @@ def parse_procedure(message: dict) -> ListedProcedure:
     parameters = []
     for entry in objects(message, "parameters"):
         field(entry, "name", str, "parameters.")
+        optional(entry, "kind", str, "parameters.")
         parameters.append(Parameter._make(map(entry.get, Parameter._fields)))
     doc = None if found.doc is None else str(found.doc)
     return found._replace(parameters=parameters, doc=doc)

@@ -59,7 +59,7 @@ def masked_arguments(call: Call, names: Collection[str] = ()) -> list | dict:
 
     :param names: of arguments that are secret in every call
     """
-    masked = secret_arguments(call, names)
+    masked = {*secret_arguments(call, names)}
     if not masked:
         return call.arguments
     if isinstance(call.arguments, dict):
@@ -72,10 +72,11 @@ def masked_arguments(call: Call, names: Collection[str] = ()) -> list | dict:
 
 def secret_arguments(call: Call, names: Collection[str] = ()) -> list:
     """Return names or positions of a call's arguments that are secret."""
+    secret = {*call.secret}  # both may be long
     if isinstance(call.arguments, dict):
-        secret = {*call.secret, *names}
+        secret.update(names)
         return [key for key in call.arguments if key in secret]
-    return [n for n in range(len(call.arguments)) if n in call.secret]
+    return [n for n in range(len(call.arguments)) if n in secret]
 
 
 LIST_LIMIT = 1000

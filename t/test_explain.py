@@ -314,7 +314,7 @@ def test_cancelled_job_tells_whether_it_was_running(
     dispatcher, explain, said, wait_for, was_running
 ):
     holder = dispatcher.call("wait", queue=QUEUE)
-    wait_for(lambda: dispatcher.state(holder) == "running")
+    wait_for(lambda: explain(holder).get("step") == "running")
     waiting = dispatcher.call("echo", queue=QUEUE)
     job_id = holder if was_running else waiting
     assert dispatcher.cancel(job_id) == {"cancelled": True}

@@ -61,7 +61,7 @@ ALLOWED = {
     "kinds": {"address", "protocol", "size", "duration"},
     "listener": {"address", "kinds"},
     "rights": {"kinds"},
-    "config": {"address", "kinds", "listener", "protocol", "rights"},
+    "config": {"address", "kinds", "listener", "log", "protocol", "rights"},
     "template": {"config", "kinds", "rights"},
     "server": {"address", "wire", "config", "log"},
     "service": {"log"},

@@ -9,7 +9,7 @@ import re
 from .address import Address, parse_address
 from .channel import CONNECT_TIMEOUT
 from .errors import ConfigurationError
-from .protocol import CLIENT_PORT, MAX_SECONDS
+from .protocol import MAX_SECONDS
 
 # For type checkers only, which know the name: it costs what ``import harp`` must not.
 TYPE_CHECKING = False

@@ -19,7 +19,8 @@ from ..kinds import (
     TCP_ADDRESSES,
     USER,
 )
-from .table import key
+from . import shared
+from .table import key, row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +45,7 @@ class DaemonConfig:
         {},
         'who may call: name = "plain:PASSWORD", "sha256:HEX" or "scrypt:…"',
     )
-    password_file: str | None = key(
-        "password_file",
-        STRING,
-        None,
-        "more users, a line each: NAME:sha256:HEX or NAME:scrypt:…",
-    )
+    password_file: str | None = row(shared.PASSWORD_FILE)
     allow_from: tuple | None = key(
         "allow_from",
         NETWORKS,
@@ -62,24 +58,9 @@ class DaemonConfig:
         [],
         "further modules that know users; importable, with create(config)",
     )
-    auth_remember: float = key(
-        "auth.remember",
-        SECONDS,
-        600,
-        "how long a password that was verified is not hashed again",
-        "s",
-    )
-    failure_delay: float = key(
-        "auth.failure_delay",
-        SECONDS,
-        0.1,
-        "before the reply to a failure; doubled with each further one of the same "
-        "address or user",
-        "s",
-    )
-    max_failure_delay: float = key(
-        "auth.max_failure_delay", SECONDS, 5, "the longest such delay", "s"
-    )
+    auth_remember: float = row(shared.AUTH_REMEMBER)
+    failure_delay: float = row(shared.FAILURE_DELAY)
+    max_failure_delay: float = row(shared.MAX_FAILURE_DELAY)
     authorization: Mapping[str, tuple[str, ...]] | None = key(
         "authorization",
         STRING_LISTS,
@@ -138,14 +119,7 @@ class DaemonConfig:
         None,
         "its group; by default the groups of that user",
     )
-    logging: str | None = key(
-        "logging",
-        STRING,
-        None,
-        'where the log goes: "stderr", "syslog", a file, or a file with a name in '
-        ".toml or .json for logging.config.dictConfig; by default standard error, in "
-        "the background the system's log",
-    )
+    logging: str | None = row(shared.LOGGING)
     traceback: bool = key(
         "procedures.traceback",
         BOOLEAN,
@@ -191,6 +165,4 @@ class DaemonConfig:
     max_arguments: int = key(
         "limits.arguments", SIZE, "1 MiB", "the arguments of a call", "bytes"
     )
-    max_value: int = key(
-        "limits.value", SIZE, "16 MiB", "a streamed value or a result", "bytes"
-    )
+    max_value: int = row(shared.MAX_VALUE)

@@ -23,7 +23,8 @@ from ..kinds import (
 from ..listener import LISTENERS, Listener
 from ..protocol.admin import Stop
 from ..rights import RIGHTS, Rights
-from .table import key
+from . import shared
+from .table import key, row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,30 +53,10 @@ class DispatcherConfig:
         {},
         'who may connect by TCP: name = "plain:PASSWORD", "sha256:HEX" or "scrypt:…"',
     )
-    password_file: str | None = key(
-        "password_file",
-        STRING,
-        None,
-        "more users, a line each: NAME:sha256:HEX or NAME:scrypt:…",
-    )
-    auth_remember: float = key(
-        "auth.remember",
-        SECONDS,
-        600,
-        "how long a password that was verified is not hashed again",
-        "s",
-    )
-    failure_delay: float = key(
-        "auth.failure_delay",
-        SECONDS,
-        0.1,
-        "before the reply to a failure; doubled with each further one of the same "
-        "address or user",
-        "s",
-    )
-    max_failure_delay: float = key(
-        "auth.max_failure_delay", SECONDS, 5, "the longest such delay", "s"
-    )
+    password_file: str | None = row(shared.PASSWORD_FILE)
+    auth_remember: float = row(shared.AUTH_REMEMBER)
+    failure_delay: float = row(shared.FAILURE_DELAY)
+    max_failure_delay: float = row(shared.MAX_FAILURE_DELAY)
     authorization: Mapping[str, Rights] | None = key(
         "authorization",
         RIGHTS,
@@ -121,14 +102,7 @@ class DispatcherConfig:
     group: str | int | None = key(
         "group", USER, None, "its group; by default the groups of that user"
     )
-    logging: str | None = key(
-        "logging",
-        STRING,
-        None,
-        'where the log goes: "stderr", "syslog", a file, or a file with a name in '
-        ".toml or .json for logging.config.dictConfig; by default standard error, in "
-        "the background the system's log",
-    )
+    logging: str | None = row(shared.LOGGING)
     on_sigterm: Stop = key(
         "on_sigterm",
         STOP,
@@ -278,9 +252,7 @@ class DispatcherConfig:
     max_arguments: int = key(
         "limits.arguments", SIZE, "1 MiB", "arguments, and info, of a call", "bytes"
     )
-    max_value: int = key(
-        "limits.value", SIZE, "16 MiB", "a streamed value or a result", "bytes"
-    )
+    max_value: int = row(shared.MAX_VALUE)
     max_job_size: int = key(
         "limits.job_size", SIZE, "1 GiB", "the file of a job", "bytes"
     )

@@ -47,9 +47,13 @@ def key(
     name: str, kind: Kind, default: object, meaning: str, unit: str = ""
 ) -> dataclasses.Field:
     """Declare a field of a table. ``default`` is what could stand in the file."""
-    row = Key(name, kind, default, unit, meaning)
-    value = None if default is None else kind.parse(default)
-    return dataclasses.field(default_factory=lambda: value, metadata={"key": row})
+    return row(Key(name, kind, default, unit, meaning))
+
+
+def row(key: Key) -> dataclasses.Field:
+    """Declare a field of a table whose row is written elsewhere."""
+    value = None if key.default is None else key.kind.parse(key.default)
+    return dataclasses.field(default_factory=lambda: value, metadata={"key": key})
 
 
 def keys(table: type) -> dict[str, tuple[str, Key]]:

@@ -7,7 +7,7 @@ import os
 import time
 
 from .. import accounts
-from ..config import ConfigError, DaemonConfig
+from ..config import ConfigError, DaemonConfig, logs
 from . import options
 from .children import Children, ProceduresFailed
 from .generation import Generation, spawner_settings
@@ -66,7 +66,7 @@ def _check_front(settings: options.Options, config: DaemonConfig) -> list[str]:
         log.propagate = True
         log.removeHandler(collector)
     faults += collector.texts
-    return faults + options.check_logging(settings, config)
+    return faults + logs.check(config.logging)
 
 
 def _check_procedures(config: DaemonConfig, open_files: int) -> tuple[list[str], int]:

@@ -10,7 +10,7 @@ import threading
 import time
 
 from .. import accounts, actions, log, service
-from ..config import ConfigError, DaemonConfig
+from ..config import ConfigError, DaemonConfig, logs
 from ..log import fields
 from ..pidfile import Pidfile
 from ..server import Server
@@ -71,7 +71,7 @@ class Daemon:
         with accounts.acting_as(self._account):
             generation = self._make_generation(config)
             try:
-                self._logging = options.start_logging(self._options, config)
+                self._logging = logs.start(config.logging, "harpd")
             except ConfigError as error:
                 raise self._naming_file(error) from None
         return generation
@@ -224,12 +224,12 @@ class Daemon:
         new = self._make_generation(config, old.config)
         new.start(old.children.start_successor, self._open_files, self._lose_spawner)
         try:
-            self._logging = options.start_logging(self._options, config)
+            self._logging = logs.start(config.logging, "harpd")
         except ConfigError as error:
             if self._logging is not None:
                 log.from_content(self._logging)
             else:
-                options.start_logging(self._options, old.config)
+                logs.start(old.config.logging, "harpd")
             new.children.close(time.monotonic() + _STOP_SECONDS)
             raise self._naming_file(error) from None
         _warn_of_accounts(new)

@@ -15,7 +15,7 @@ import sys
 from typing import NamedTuple
 
 from .. import accounts, hands, log, service
-from ..config import ConfigError, DaemonConfig, load
+from ..config import ConfigError, DaemonConfig, load, logs
 
 _MAX_ENVIRONMENT = 16 * 1024  # it goes to the spawner in one message, with the rest
 # The daemon sets these for each call itself.
@@ -67,9 +67,8 @@ def load_config(options: Options) -> DaemonConfig:
         path = changes.get(field, getattr(config, field))
         if path is not None:
             changes[field] = os.path.join(directory, path)
-    where = changes.get("logging", config.logging)
-    if where is not None:
-        changes["logging"] = log.resolve(where, directory)
+    configured = changes.get("logging", config.logging)
+    changes["logging"] = logs.find(configured, directory, options.background)
     changes["python_path"] = tuple(
         os.path.join(directory, path) for path in config.python_path
     )
@@ -167,28 +166,3 @@ def _reading_groups(config: DaemonConfig) -> set[int]:
 def use_python_path(new: tuple[str, ...], old: tuple[str, ...] = ()) -> None:
     """Look for modules in those directories first, no longer in the old ones."""
     sys.path[:] = [*new, *(path for path in sys.path if path not in {*new, *old})]
-
-
-def start_logging(options: Options, config: DaemonConfig) -> dict | None:
-    """Send the log where it is to go.
-
-    :returns: what the file of the configuration holds; None if there is none
-    :raises ConfigError: if that can't be done
-    """
-    try:
-        return log.send(_log_target(options, config), "harpd")
-    except ValueError as error:
-        raise ConfigError([f"logging: {error}"]) from None
-
-
-def check_logging(options: Options, config: DaemonConfig) -> list[str]:
-    """Return what :func:`start_logging` would complain of; no file is made."""
-    try:
-        log.check(_log_target(options, config))
-    except ValueError as error:
-        return [f"logging: {error}"]
-    return []
-
-
-def _log_target(options: Options, config: DaemonConfig) -> str:
-    return config.logging or (log.SYSLOG if options.background else log.STDERR)

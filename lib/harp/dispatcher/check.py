@@ -7,7 +7,7 @@ import os
 import socket
 
 from .. import accounts
-from ..config import ConfigError, DispatcherConfig
+from ..config import ConfigError, DispatcherConfig, logs
 from ..listener import Listener
 from . import hosts, joblog, options
 from .main import Dispatcher
@@ -42,7 +42,7 @@ def find_faults(settings: options.Options) -> list[str]:
 def _check_files(settings: options.Options, config: DispatcherConfig) -> list[str]:
     faults = _unusable_directories(config)
     faults += options.check_hands(settings, config)
-    faults += options.check_logging(settings, config)
+    faults += logs.check(config.logging)
     faults += joblog.check(config.stream_directory)
     try:
         dispatcher = Dispatcher(config, StopOrders(_nothing), Reloading(_no_reload))

@@ -19,7 +19,7 @@ import threading
 import time
 
 from .. import __version__, accounts, config as configuration, listener, log, service
-from ..config import ConfigError, DispatcherConfig
+from ..config import ConfigError, DispatcherConfig, logs
 from ..log import fields
 from ..pidfile import Pidfile
 from ..protocol.admin import Stop
@@ -88,7 +88,7 @@ def prepare(settings: Options, config: DispatcherConfig) -> None:
     """
     faults = options.check_hands(settings, config)
     try:
-        options.start_logging(settings, config)
+        logs.start(config.logging, "harpcallerd")
     except ConfigError as error:
         faults += error.faults
     if faults:
@@ -260,16 +260,16 @@ class _Life:
             prepare(self._options, config)
             self._dispatcher.apply(config)
         except ConfigError as error:
-            _go_on_logging(self._options, old)
+            _go_on_logging(old)
             raise options.naming_file(self._options, error) from None
         restart = [f"listen ({one})" for one in waiting]
         return config, restart + [_key(field) for field in changed]
 
 
-def _go_on_logging(settings: Options, config: DispatcherConfig) -> None:
+def _go_on_logging(config: DispatcherConfig) -> None:
     """Send the log again where it went before a reload that failed."""
     try:
-        options.start_logging(settings, config)
+        logs.start(config.logging, "harpcallerd")
     except ConfigError as error:
         # The file that says so has been changed meanwhile.
         log.to_stderr()

@@ -9,7 +9,7 @@ import os
 from typing import NamedTuple
 
 from .. import accounts, hands, log
-from ..config import ConfigError, DispatcherConfig, load
+from ..config import ConfigError, DispatcherConfig, load, logs
 from ..listener import DEFAULT_GROUP, Listener
 
 _PATHS = (
@@ -61,10 +61,9 @@ def load_config(options: Options) -> DispatcherConfig:
         path = getattr(config, field)
         if path is not None:
             changes[field] = os.path.join(directory, path)
-    where = config.logging if options.logging is None else options.logging
-    if where is not None:
-        where = log.resolve(where, directory)
-    return dataclasses.replace(config, **changes, logging=where)
+    configured = config.logging if options.logging is None else options.logging
+    changes["logging"] = logs.find(configured, directory, options.background)
+    return dataclasses.replace(config, **changes)
 
 
 def find_account(config: DispatcherConfig) -> accounts.Account | None:
@@ -177,30 +176,6 @@ def check_hands(options: Options, config: DispatcherConfig) -> list[str]:
 
 def _speaks_tls(config: DispatcherConfig) -> bool:
     return any(entry.tls for entry in config.listen)
-
-
-def start_logging(options: Options, config: DispatcherConfig) -> None:
-    """Send the log where it is to go.
-
-    :raises ConfigError: if that can't be done
-    """
-    try:
-        log.send(_log_target(options, config), "harpcallerd")
-    except ValueError as error:
-        raise ConfigError([f"logging: {error}"]) from None
-
-
-def check_logging(options: Options, config: DispatcherConfig) -> list[str]:
-    """Return what :func:`start_logging` would complain of; no file is made."""
-    try:
-        log.check(_log_target(options, config))
-    except ValueError as error:
-        return [f"logging: {error}"]
-    return []
-
-
-def _log_target(options: Options, config: DispatcherConfig) -> str:
-    return config.logging or (log.SYSLOG if options.background else log.STDERR)
 
 
 def naming_file(options: Options, error: ConfigError) -> ConfigError:

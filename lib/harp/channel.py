@@ -92,7 +92,6 @@ class Channel:
                 address.host, address.port, type=socket.SOCK_STREAM
             )
         except (OSError, ValueError, OverflowError) as error:
-            # ValueError: a name that none can have; the encoding says so.
             is_temporary = getattr(error, "errno", None) == socket.EAI_AGAIN
             raise self._failed(
                 f"can't look it up: {_reason(error)}", is_temporary
@@ -205,4 +204,6 @@ class Channel:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeError):  # of the encoding that names of hosts have
+        return "no host can have such a name"
     return getattr(error, "strerror", None) or str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -25,6 +26,8 @@ string that looks like something else is given as JSON, in quotes: '"@home"', '"
 
 REPLY_SECONDS = 60.0
 """For a reply that waits for nothing but, at most, a host's daemon."""
+
+_MAX_CONTENT = 64 << 20  # bytes of a file that is an argument; dispatchers take less
 
 # --- the types of options ------------------------------------------------------------
 
@@ -318,7 +321,7 @@ class _Words:
         path = word[1:]
         try:
             with open(path, "rb") as file:
-                return _content(file.read(), path)
+                return _content(_read(file), path)
         except OSError as error:
             raise ValueError(f"{word}: can't be read: {error.strerror}") from None
 
@@ -329,13 +332,19 @@ class _Words:
         if sys.stdin is None:
             raise ValueError("-: standard input is closed")
         try:
-            return sys.stdin.buffer.read()
+            return _read(sys.stdin.buffer)
         except OSError as error:
             reason = error.strerror
             raise ValueError(f"-: standard input can't be read: {reason}") from None
 
 
+def _read(file: io.BufferedIOBase) -> bytes:
+    return file.read(_MAX_CONTENT + 1)
+
+
 def _content(data: bytes, where: str) -> object:
+    if len(data) > _MAX_CONTENT:
+        raise ValueError(f"{where}: is larger than {_MAX_CONTENT >> 20} MiB")
     try:
         return parse_value(data.decode())
     except UnicodeDecodeError:

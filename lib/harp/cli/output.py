@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -48,10 +49,14 @@ def value(item: object) -> None:
 
 
 def line(data: bytes) -> None:
-    """Print a line that ends as one."""
-    if sys.stdout is not None:  # None: the descriptor was closed when we started
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+    """Print a line that ends as one.
+
+    :raises OSError: if it can't be printed
+    """
+    if sys.stdout is None:  # the descriptor was closed when we started
+        raise OSError(errno.EBADF, "standard output is closed")
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def text(words: str) -> None:

@@ -6,7 +6,8 @@ import os
 from harp import jobid, protocol, wire
 from harp.dispatcher.disk import Disk
 from harp.dispatcher.jobfile import Record, Start, Trailer
-from harp.dispatcher.joblog import JobLog, hour_of
+from harp.dispatcher.joblog import JobLog
+from harp.dispatcher.layout import hour_of
 
 CALL = protocol.Call("web01", "restart", ["nginx", {"graceful": True}])
 END = protocol.End(protocol.RESULT, {"pid": 4711})

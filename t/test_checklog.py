@@ -12,7 +12,7 @@ import pytest
 from dispatchers import HARPCALLERD, Daemon, Dispatcher, host_entry
 from harp import jobid, protocol
 from harp.dispatcher.checklog import LogCheck
-from harp.dispatcher.joblog import LAYOUT, hour_of
+from harp.dispatcher.layout import LAYOUT, hour_of
 from joblogs import (
     CALL,
     END,

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from harp import config, jobid, protocol
-from harp.dispatcher import joblog
+from harp.dispatcher import layout
 from harp.dispatcher.disk import FileGone, StorageError
-from harp.dispatcher.joblog import LAYOUT, LogInUse, begin_of_hour
+from harp.dispatcher.joblog import LogInUse
+from harp.dispatcher.layout import LAYOUT, begin_of_hour
 from joblogs import (
     CALL,
     END,
@@ -336,7 +337,7 @@ def test_hour_of_a_directory_is_read_off_its_name(name, begin):
 def test_job_ids_of_a_full_directory_are_sorted_as_far_as_they_are_wanted(
     log, directory, monkeypatch
 ):
-    monkeypatch.setattr(joblog, "_SORTED_FIRST", 2)
+    monkeypatch.setattr(layout, "_SORTED_FIRST", 2)
     ids = sorted((jobid.make() for _ in range(50)), reverse=True)
     for job_id in ids:
         (directory / "active" / f"{job_id}.jsonl").touch()

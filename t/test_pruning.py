@@ -11,7 +11,7 @@ import pytest
 from dispatchers import HARPCALLERD, Daemon, Dispatcher, host_entry, request
 from harp import config, jobid
 from harp.dispatcher import pruning as pruning_module
-from harp.dispatcher.joblog import hour_of
+from harp.dispatcher.layout import hour_of
 from harp.dispatcher.pruning import Pruning
 from harp.errors import Refusal
 from joblogs import END, START, end_line, make_record, open_log, packet, trailer

@@ -8,8 +8,9 @@ import socket
 
 from .. import accounts
 from ..config import ConfigError, DispatcherConfig, logs
+from ..config.table import shown
 from ..listener import Listener
-from . import hosts, joblog, options
+from . import hosts, layout, options
 from .main import Dispatcher
 from .orders import Reloaded, Reloading, StopOrders
 
@@ -36,14 +37,14 @@ def find_faults(settings: options.Options) -> list[str]:
     faults += _missing_directories(config, by_root=os.geteuid() == 0)
     with accounts.acting_as(account):
         faults += _check_files(settings, config)
-    return [f"{settings.config}: {text}" for text in faults]
+    return [shown(f"{settings.config}: {text}") for text in faults]
 
 
 def _check_files(settings: options.Options, config: DispatcherConfig) -> list[str]:
     faults = _unusable_directories(config)
     faults += options.check_hands(settings, config)
     faults += logs.check(config.logging)
-    faults += joblog.check(config.stream_directory)
+    faults += layout.check(config.stream_directory)
     try:
         dispatcher = Dispatcher(config, StopOrders(_nothing), Reloading(_no_reload))
     except ConfigError as error:
@@ -121,6 +122,8 @@ def _check_listener(listener: Listener) -> list[str]:
         socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError as error:
         return [f"listen: {address}: {error.strerror}"]
+    except UnicodeError as error:  # a label that is empty or too long
+        return [f"listen: {address}: is no host name: {error}"]
     return []
 
 

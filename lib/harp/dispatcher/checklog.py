@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .. import jobid
 from .checkfile import FileCheck
-from .joblog import (
+from .layout import (
     ACTIVE,
     CORRUPT,
     DONE,

@@ -1,31 +1,20 @@
-"""The job log: a directory with a file for each job, and the only state there is.
-
-::
-
-    lock                               held by the dispatcher that runs
-    format                             version of this layout
-    active/<job id>.jsonl              not ended
-    done/2026-11-23T18/<job id>.jsonl  ended; the hour (UTC) is the job id's
-    corrupt/                           what could not be read, set aside
+"""The job log: a directory with a file for each job, and the only state there is. How
+the directory is laid out is in :mod:`.layout`, what each file holds in :mod:`.jobfile`.
 
 A job is created under a hidden name, synced and renamed, so that a file in ``active``
 has its first line whole. It moves to ``done`` after its end is on the disk; whoever
-looks for it looks in ``active`` first and so never misses it. What each file holds is
-in :mod:`harp.dispatcher.jobfile`. Called from any thread; different threads never
-write the same job.
+looks for it looks in ``active`` first and so never misses it. Called from any thread;
+different threads never write the same job.
 """
 
 from __future__ import annotations
 
-import calendar
 import contextlib
 import errno
 import fcntl
-import functools
 import heapq
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -33,26 +22,14 @@ from typing import NamedTuple
 from .. import jobid, protocol
 from ..config import DispatcherConfig
 from ..log import fields
+from . import layout
 from .disk import Disk, FileGone, NoDescriptors, StorageError
 from .jobfile import Reader, Record, Trailer, Writer
 from .recovery import Tail, end_of_cut_off
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 1
-
-LOCK = "lock"
-FORMAT_FILE = "format"
-ACTIVE = "active"
-DONE = "done"
-CORRUPT = "corrupt"
-SUFFIX = ".jsonl"
-_HOUR_FORM = "%Y-%m-%dT%H"
-_HOUR = re.compile("([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2})")
-_NEW = ".new"
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-_SORTED_FIRST = 2000  # names in a directory
-_AFTER_ALL = "g"  # no job id sorts after this
 
 
 class LogInUse(Exception):
@@ -103,9 +80,9 @@ class JobLog:
         disk: Disk | None = None,
     ) -> None:
         self._directory = directory
-        self._active = os.path.join(directory, ACTIVE)
-        self._done = os.path.join(directory, DONE)
-        self._corrupt = os.path.join(directory, CORRUPT)
+        self._active = os.path.join(directory, layout.ACTIVE)
+        self._done = os.path.join(directory, layout.DONE)
+        self._corrupt = os.path.join(directory, layout.CORRUPT)
         self._max_job_size = max_job_size
         self._reserve = reserve
         self._disk = disk or Disk()
@@ -181,7 +158,7 @@ class JobLog:
             self._lock = -1
 
     def _take_lock(self) -> None:
-        path = os.path.join(self._directory, LOCK)
+        path = os.path.join(self._directory, layout.LOCK)
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -200,18 +177,18 @@ class JobLog:
             os.utime(self._lock, ns=(found.st_atime_ns, found.st_mtime_ns))
 
     def _check_layout(self) -> None:
-        path = os.path.join(self._directory, FORMAT_FILE)
-        if not _knows_layout(path):
+        path = os.path.join(self._directory, layout.FORMAT_FILE)
+        if not layout.is_known(path):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path + _NEW)
-            fd = self._disk.create(path + _NEW)
+                os.unlink(path + layout.NEW)
+            fd = self._disk.create(path + layout.NEW)
             try:
-                self._disk.write(fd, b"%d\n" % LAYOUT)
+                self._disk.write(fd, b"%d\n" % layout.LAYOUT)
                 # Empty after a power cut, it would be taken for another layout.
                 self._disk.sync(fd)
             finally:
                 os.close(fd)
-            self._disk.rename(path + _NEW, path)
+            self._disk.rename(path + layout.NEW, path)
 
     def free(self) -> int:
         """Return the bytes that are free.
@@ -245,7 +222,7 @@ class JobLog:
         long until the next one comes."""
         if self._refusing_since is None:
             return
-        path = f"{self._active}/.{jobid.make()}{_NEW}"
+        path = f"{self._active}/.{jobid.make()}{layout.NEW}"
         try:
             self._check_room()
             fd = self._disk.create(path)
@@ -270,7 +247,7 @@ class JobLog:
 
     def _store_record(self, record: Record) -> int:
         line = record.encode()
-        new = f"{self._active}/.{record.job_id}{_NEW}"
+        new = f"{self._active}/.{record.job_id}{layout.NEW}"
         fd = -1
         try:
             fd = self._disk.create(new)
@@ -343,7 +320,7 @@ class JobLog:
         except OSError as error:
             kind = NoDescriptors if error.errno in _NO_DESCRIPTORS else StorageError
             raise kind(f"{error.filename}: {error.strerror}") from None
-        if os.path.exists(os.path.join(self._corrupt, job_id + SUFFIX)):
+        if os.path.exists(os.path.join(self._corrupt, job_id + layout.SUFFIX)):
             raise StorageError(f"job {job_id} could not be read and was set aside")
         return None
 
@@ -359,13 +336,13 @@ class JobLog:
             return reader.record()
 
     def _active_path(self, job_id: str) -> str:
-        return f"{self._active}/{job_id}{SUFFIX}"
+        return f"{self._active}/{job_id}{layout.SUFFIX}"
 
     def _done_path(self, job_id: str) -> str:
-        return f"{self._hour(job_id)}/{job_id}{SUFFIX}"
+        return f"{self._hour(job_id)}/{job_id}{layout.SUFFIX}"
 
     def _hour(self, job_id: str) -> str:
-        return f"{self._done}/{hour_of(job_id)}"
+        return f"{self._done}/{layout.hour_of(job_id)}"
 
     # --- all jobs ---
 
@@ -379,10 +356,10 @@ class JobLog:
         :param ended: those that have ended, too
         :raises StorageError: if they can't be listed
         """
-        before = before or _AFTER_ALL
+        before = before or layout.AFTER_ALL
         previous = None
         try:
-            active = _ids_in(self._active, before, least)
+            active = layout.ids_in(self._active, before, least)
             done = self._done_ids(before, least) if ended else ()
             for job_id in heapq.merge(active, done, reverse=True):
                 # One that moves between the two looks is seen twice.
@@ -396,11 +373,11 @@ class JobLog:
         """A directory is not looked into if it is of an hour in which none of the ids
         was made."""
         for hour in sorted(os.listdir(self._done), reverse=True):
-            begin = begin_of_hour(hour)
+            begin = layout.begin_of_hour(hour)
             if begin is None:
                 continue  # not ours
             if jobid.least(begin) < before and jobid.least(begin + 3600) > least:
-                yield from _ids_in(os.path.join(self._done, hour), before, least)
+                yield from layout.ids_in(os.path.join(self._done, hour), before, least)
 
     # --- after a crash ---
 
@@ -415,9 +392,9 @@ class JobLog:
         """
         try:
             for name in os.listdir(self._active):
-                if is_new(name):
+                if layout.is_new(name):
                     os.unlink(os.path.join(self._active, name))
-            job_ids = _ids_in(self._active)
+            job_ids = layout.ids_in(self._active)
         except OSError as error:
             raise StorageError(f"{self._active}: {error.strerror}") from None
         found = [self._recover_job(job_id) for job_id in job_ids]
@@ -430,7 +407,7 @@ class JobLog:
             if os.path.lexists(self._done_path(job_id)):
                 # Nothing of ours does that, but a backup that is put back: an end never
                 # changes, and nothing runs twice.
-                raise StorageError(f"job {job_id} has ended and is in {DONE}")
+                raise StorageError(f"job {job_id} has ended and is in {layout.DONE}")
             with Reader(self._active_path(job_id)) as reader:
                 record = reader.record()
                 if record.job_id != job_id:
@@ -493,103 +470,10 @@ class JobLog:
         )
         try:
             os.rename(
-                self._active_path(job_id), os.path.join(self._corrupt, job_id + SUFFIX)
+                self._active_path(job_id),
+                os.path.join(self._corrupt, job_id + layout.SUFFIX),
             )
         except OSError as failure:
             logger.error(
                 "can't set aside %s", fields(job=job_id, error=failure.strerror)
             )
-
-
-def hour_of(job_id: str) -> str:
-    """Return the name of the directory in ``done`` that a job belongs to."""
-    return _name_of_hour(int(jobid.time_of(job_id)) // 3600)
-
-
-@functools.lru_cache(maxsize=64)
-def _name_of_hour(number: int) -> str:
-    """The name of an hour's directory; hours count from the epoch."""
-    return time.strftime(_HOUR_FORM, time.gmtime(number * 3600))
-
-
-def begin_of_hour(name: str) -> int | None:
-    """Return when the hour of a directory in ``done`` begins, in seconds since the
-    epoch; None if it isn't the name of one."""
-    match = _HOUR.fullmatch(name)
-    if match is None:
-        return None
-    year, month, day, hour = map(int, match.groups())
-    try:
-        # time.strptime would load a module now, which takes a descriptor.
-        begin = calendar.timegm((year, month, day, hour, 0, 0))
-    except ValueError:
-        return None
-    return begin if _name_of_hour(begin // 3600) == name else None
-
-
-def is_new(name: str) -> bool:
-    """Tell whether a file is one that has no name yet."""
-    return (
-        name.startswith(".")
-        and name.endswith(_NEW)
-        and jobid.is_valid(name[1:].removesuffix(_NEW))
-    )
-
-
-def _ids_in(path: str, before: str = _AFTER_ALL, least: str = "") -> Iterator[str]:
-    """The job ids in a directory, newest first; none if it is no directory. It is
-    looked into at once.
-
-    :param before: only those that sort before this
-    :param least: only those that don't sort before this
-    """
-    try:
-        names = os.listdir(path)
-    except (FileNotFoundError, NotADirectoryError):
-        names = []
-    names = [name for name in names if least <= name < before]
-    return _valid_ids(names)
-
-
-def _valid_ids(names: list[str]) -> Iterator[str]:
-    # There may be a million, and who asks may want a hundred: sorted as far as needed.
-    count = _SORTED_FIRST
-    while names:
-        newest = heapq.nlargest(count, names)
-        for name in newest:
-            job_id = name.removesuffix(SUFFIX)
-            if job_id != name and jobid.is_valid(job_id):
-                yield job_id
-        names = [name for name in names if name < newest[-1]]
-        count *= 8
-
-
-def check(directory: str) -> list[str]:
-    """Return why a start would refuse the directory, as far as its layout tells; a line
-    for each fault. Nothing is made."""
-    try:
-        _knows_layout(os.path.join(directory, FORMAT_FILE))
-    except StorageError as error:
-        return [f"stream_directory: {error}"]
-    except OSError as error:
-        return [f"stream_directory: {error.filename}: {error.strerror}"]
-    return []
-
-
-def _knows_layout(path: str) -> bool:
-    """Tell whether the file that names the layout is there.
-
-    :raises StorageError: if it names another one
-    :raises OSError: if it can't be read
-    """
-    try:
-        with open(path, "rb") as file:
-            text = file.read(100).decode("utf-8", "replace").strip()
-    except FileNotFoundError:
-        return False
-    if text != str(LAYOUT):
-        raise StorageError(
-            f"{path}: layout {text[:20]!r}, but this program knows {LAYOUT} only; "
-            "run the version that wrote it"
-        )
-    return True

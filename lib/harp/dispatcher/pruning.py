@@ -23,7 +23,8 @@ from ..config import DispatcherConfig
 from ..errors import OVERLOADED, SHUTDOWN, STORAGE_ERROR, Refusal
 from ..kinds import LEAST_AGE
 from ..log import fields
-from .joblog import SUFFIX, JobLog, begin_of_hour
+from .joblog import JobLog
+from .layout import SUFFIX, begin_of_hour
 
 logger = logging.getLogger(__name__)
 

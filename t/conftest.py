@@ -28,6 +28,7 @@ _SLOW_TEST_SECONDS = 300
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
+    parser.addoption("--seed", default="1", help="of the fuzzers' cases; default: 1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,6 +50,12 @@ def pytest_collection_modifyitems(
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+
+
+@pytest.fixture(scope="session")
+def seed(request: pytest.FixtureRequest) -> str:
+    """What the fuzzers' cases follow from: see :func:`fuzzing.cases`."""
+    return request.config.getoption("--seed")
 
 
 # --- no test hangs ------------------------------------------------------------------
@@ -218,6 +225,16 @@ def scripted_peer(request: pytest.FixtureRequest) -> Callable:
         return peer
 
     return start
+
+
+@pytest.fixture
+def daemon(server_context: ssl.SSLContext) -> Iterator:
+    """A :class:`dispatchers.Daemon` for this test."""
+    import dispatchers
+
+    daemon = dispatchers.Daemon(server_context)
+    yield daemon
+    daemon.stop()
 
 
 @pytest.fixture(scope="session")

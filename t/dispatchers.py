@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -25,6 +26,19 @@ ACKNOWLEDGED_STREAM = {"harp": 1, "stream_result": True}
 
 def to_line(message) -> bytes:
     return json.dumps(message).encode() + b"\n"
+
+
+def harpcallerd(*arguments, **options) -> subprocess.CompletedProcess:
+    """Run the command to its end."""
+    done = subprocess.run(
+        [*HARPCALLERD, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        **options,
+    )
+    assert "Traceback" not in done.stderr
+    return done
 
 
 class Client:
@@ -200,6 +214,15 @@ class Dispatcher(testing.Program):
 
     def cancel(self, job_id) -> dict:
         return self.ask(request("cancel", job_id))
+
+    def cancel_all(self) -> None:
+        for state in ("queued", "running"):
+            for job in self.ask(request("list_jobs", {"state": state}))["jobs"]:
+                self.cancel(job["job_id"])
+
+    def command(self, *arguments) -> subprocess.CompletedProcess:
+        """Run an action of harpcallerd."""
+        return harpcallerd("-c", self.config_file, *arguments)
 
     def admin(self, operation) -> dict:
         with self.connect_unix("control") as client:

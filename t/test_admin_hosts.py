@@ -25,13 +25,6 @@ QUEUE = '{"q": 1}'
 
 
 @pytest.fixture
-def daemon(server_context):
-    daemon = Daemon(server_context)
-    yield daemon
-    daemon.stop()
-
-
-@pytest.fixture
 def make_dispatcher(request, tmp_path):
     """``make_dispatcher(*hosts, start=True, script=None, **changes)`` makes one for
     this test: with such hosts, or with a script for them."""

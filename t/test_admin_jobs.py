@@ -31,9 +31,7 @@ def dispatcher(running, wait_for):
     daemon.reset()
     yield dispatcher
     daemon.released.set()
-    for state in ("queued", "running"):
-        for job in dispatcher.ask(request("list_jobs", {"state": state}))["jobs"]:
-            dispatcher.cancel(job["job_id"])
+    dispatcher.cancel_all()
     wait_for(lambda: not daemon.serving)
 
 

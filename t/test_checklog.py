@@ -9,13 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from dispatchers import HARPCALLERD, Daemon, Dispatcher, host_entry
+from dispatchers import (
+    HARPCALLERD,
+    Daemon,
+    Dispatcher,
+    harpcallerd,
+    host_entry,
+)
 from harp import jobid, protocol
 from harp.dispatcher.checklog import LogCheck
 from harp.dispatcher.layout import LAYOUT, hour_of
 from joblogs import (
     CALL,
-    END,
     START,
     end_line,
     make_record,
@@ -431,28 +436,16 @@ def test_directory_of_another_layout_is_not_looked_into(directory, layout, text)
 # --- the command --------------------------------------------------------------------
 
 
-def check(*arguments, **options):
-    done = subprocess.run(
-        [*HARPCALLERD, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        **options,
-    )
-    assert "Traceback" not in done.stderr
-    return done
-
-
 def test_clean_log_exits_0_and_says_nothing_on_stdout(directory):
     put_done(directory, WHOLE)
-    done = check("check-log", directory)
+    done = harpcallerd("check-log", directory)
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == f"harpcallerd: {directory}: 1 jobs, 0 faults\n"
 
 
 def test_faults_exit_1_and_are_lines_of_json(directory):
     path = put_done(directory, WHOLE[:-1])
-    done = check("check-log", directory)
+    done = harpcallerd("check-log", directory)
     assert done.returncode == 1
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
         {"path": str(path), "offset": path.stat().st_size, "text": text}
@@ -477,16 +470,16 @@ def test_faults_are_lines_for_people_on_a_terminal(directory):
 def test_without_a_name_the_configured_log_is_checked(directory, tmp_path):
     config = tmp_path / "harpcaller.toml"
     config.write_text(f'stream_directory = "{directory}"\n')
-    assert check("-c", config, "check-log").returncode == 0
-    missing = check("-c", tmp_path / "missing.toml", "check-log")
+    assert harpcallerd("-c", config, "check-log").returncode == 0
+    missing = harpcallerd("-c", tmp_path / "missing.toml", "check-log")
     assert missing.returncode == 78 and "missing.toml" in missing.stderr
     # A log that is named needs no configuration: it may be another machine's.
-    named = check("-c", tmp_path / "missing.toml", "check-log", directory)
+    named = harpcallerd("-c", tmp_path / "missing.toml", "check-log", directory)
     assert named.returncode == 0
 
 
 def test_what_is_no_directory_is_named(tmp_path):
-    done = check("check-log", tmp_path / "none")
+    done = harpcallerd("check-log", tmp_path / "none")
     assert done.returncode == 4
     assert f"{tmp_path}/none: No such file" in done.stderr
 
@@ -497,7 +490,7 @@ def test_nothing_is_changed(directory):
     put_done(directory, WHOLE[3:])
     put(directory / "done" / "x", b"")
     before = snapshot(directory)
-    assert check("check-log", directory).returncode == 1
+    assert harpcallerd("check-log", directory).returncode == 1
     assert snapshot(directory) == before
 
 
@@ -532,14 +525,14 @@ def test_running_dispatcher_is_no_fault(tmp_path, server_context, certificate):
         # As if it were writing at this moment.
         with open(dispatcher.path(jobs[1]), "ab") as file:
             file.write(b'{"pack')
-        done = check("check-log", dispatcher.jobs)
+        done = harpcallerd("check-log", dispatcher.jobs)
         assert (done.returncode, done.stdout) == (0, "")
         assert f"process {dispatcher.pid}, is at work there" in done.stderr
         # And it doesn't stand in anybody's way.
         for job in reversed(jobs):
             dispatcher.cancel(job)
         dispatcher.stop()
-        assert "is at work" not in check("check-log", dispatcher.jobs).stderr
+        assert "is at work" not in harpcallerd("check-log", dispatcher.jobs).stderr
 
 
 def test_memory_is_bounded_whatever_the_size(directory):
@@ -555,7 +548,7 @@ def test_memory_is_bounded_whatever_the_size(directory):
     with open(put_active(directory, [other.encode()], other), "ab") as file:
         file.truncate(400 << 20)  # a hole: reads as NULs
     limit = 400 << 20
-    done = check(
+    done = harpcallerd(
         "check-log",
         directory,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),

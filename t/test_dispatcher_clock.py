@@ -9,7 +9,6 @@ import pytest
 from dispatchers import (
     ACKNOWLEDGED,
     ACKNOWLEDGED_STREAM,
-    Daemon,
     Dispatcher,
     call_request,
     host_entry,
@@ -67,13 +66,6 @@ class Clock:
 @pytest.fixture
 def clock(tmp_path, monkeypatch):
     return Clock(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def daemon(server_context):
-    daemon = Daemon(server_context)
-    yield daemon
-    daemon.stop()
 
 
 @pytest.fixture

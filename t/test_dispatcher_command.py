@@ -20,7 +20,6 @@ from daemon_setup import is_alive, needs_root
 from dispatchers import (
     HARPCALLERD,
     Client,
-    Daemon,
     Dispatcher,
     call_request,
     host_entry,
@@ -64,15 +63,6 @@ class Background:
 
 
 @pytest.fixture
-def daemon(server_context, wait_for):
-    daemon = Daemon(server_context)
-    yield daemon
-    daemon.released.set()
-    wait_for(lambda: not daemon.serving)
-    daemon.stop()
-
-
-@pytest.fixture
 def background(tmp_path, daemon, certificate):
     entry = host_entry(daemon.address, cert_sha256=certificate.sha256)
     started = Background(tmp_path / "d", [entry])
@@ -104,7 +94,10 @@ def test_check_names_every_fault_at_once_with_file_and_key(background, tmp_path)
         admin_group="no such group",
         logging="/nope/log",
         stream_directory=tmp_path / "file",
-        listen=[{"address": "no.such.name.invalid:0", "anonymous": True}],
+        listen=[
+            {"address": "no.such.name.invalid:0", "anonymous": True},
+            {"address": "no..name:0", "anonymous": True},
+        ],
         trust={"ca_file": "/nope.pem"},
     )
     done = background.do("-t")
@@ -118,6 +111,7 @@ def test_check_names_every_fault_at_once_with_file_and_key(background, tmp_path)
         "stream_directory: ",
         "is no directory",
         "listen: no.such.name.invalid:0: ",
+        "listen: no..name:0: is no host name",
         "admin_group: no group is called 'no such group'",
         "/nope.pem: No such file",
     ):

@@ -13,7 +13,6 @@ from dispatchers import (
     ACKNOWLEDGED,
     ACKNOWLEDGED_STREAM,
     HARPCALLERD,
-    Daemon,
     Dispatcher,
     call_request,
     host_entry,
@@ -24,13 +23,6 @@ from harp import jobid, testing
 from harp.cli.output import MISCONFIGURED
 
 QUEUE = {"name": {"q": 1}, "concurrency": 1}
-
-
-@pytest.fixture
-def daemon(server_context, wait_for):
-    daemon = Daemon(server_context)
-    yield daemon
-    daemon.stop()
 
 
 @pytest.fixture
@@ -534,6 +526,17 @@ def test_file_that_can_not_be_read_is_a_storage_error_and_stops_nothing(
     again = call_request("echo", queue=QUEUE, job_id=bad)
     assert dispatcher.ask(again)["error"]["type"] == "storage_error"
     assert dispatcher.result(good) == {"result": [1]}
+
+
+@pytest.mark.parametrize("line", [b"", b'{"packet":7,"time":1,"data":0}\n', b"?\n"])
+def test_line_in_place_of_an_end_is_not_shown_as_one(dispatcher, line):
+    job_id = dispatcher.call("echo", "secret")
+    assert "result" in dispatcher.result(job_id)
+    path = dispatcher.done_path(job_id)
+    *lines, _, trailer = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines) + line + trailer)
+    for reply in (dispatcher.result(job_id), dispatcher.status(job_id)):
+        assert reply["harpcaller"] == 1 and reply["error"]["type"] == "storage_error"
 
 
 def test_damage_in_an_ended_job_is_a_storage_error(dispatcher):

@@ -10,7 +10,6 @@ import pytest
 from dispatchers import (
     ACKNOWLEDGED,
     ACKNOWLEDGED_STREAM,
-    Daemon,
     Dispatcher,
     call_request,
     host_entry,
@@ -21,13 +20,6 @@ from startup import Switch, run_at_start
 
 GRACE = 2.0
 CONNECT = 2.0
-
-
-@pytest.fixture
-def daemon(server_context):
-    daemon = Daemon(server_context)
-    yield daemon
-    daemon.stop()
 
 
 @pytest.fixture

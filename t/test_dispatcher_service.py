@@ -7,16 +7,7 @@ import socket
 import subprocess
 
 import pytest
-from dispatchers import Daemon, Dispatcher, host_entry, request
-
-
-@pytest.fixture
-def daemon(server_context, wait_for):
-    daemon = Daemon(server_context)
-    yield daemon
-    daemon.released.set()
-    wait_for(lambda: not daemon.serving)
-    daemon.stop()
+from dispatchers import Dispatcher, host_entry, request
 
 
 @pytest.fixture

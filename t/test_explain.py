@@ -64,9 +64,7 @@ def daemon(running, wait_for):
     daemon.reset()
     yield daemon
     daemon.released.set()
-    for state in ("queued", "running"):
-        for job in dispatcher.ask(request("list_jobs", {"state": state}))["jobs"]:
-            dispatcher.cancel(job["job_id"])
+    dispatcher.cancel_all()
     wait_for(lambda: not daemon.serving)
 
 
@@ -332,8 +330,8 @@ def test_unknown_job_is_refused(dispatcher, value):
 
 def test_examples_in_the_manual_have_the_keys_of_replies():
     text = (TOP / "doc" / "protocol.rst").read_text(encoding="utf-8")
-    section = text[text.index("\nexplain") : text.index("\nOn the admin socket")]
-    found = re.findall(r'^    (\{"explain": .*?\n)(?=\n)', section, re.M | re.S)
+    section = text[text.index("\nexplain") : text.index("\nThe admin socket")]
+    found = re.findall(r'^    < (\{"explain": .*?\n)(?=\n)', section, re.M | re.S)
     examples = [json.loads(example) for example in found]
     kinds = [type(messages.parse_explanation(example)) for example in examples]
     assert kinds == [messages.Queued, messages.Running, messages.Ended]

@@ -9,7 +9,6 @@ import pytest
 from dispatchers import (
     ACKNOWLEDGED_STREAM,
     HOST,
-    Daemon,
     host_entry,
     send,
     to_line,
@@ -146,13 +145,6 @@ def system(make_system, script, request):
     system = make_system(script)
     request.addfinalizer(script.released.set)
     return system
-
-
-@pytest.fixture
-def daemon(server_context):
-    daemon = Daemon(server_context)
-    yield daemon
-    daemon.stop()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -381,21 +380,10 @@ def put_old(dispatcher, days):
     return path
 
 
-def command(dispatcher, *arguments):
-    done = subprocess.run(
-        [*HARPCALLERD, "-c", dispatcher.config_file, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
-    assert "Traceback" not in done.stderr
-    return done
-
-
 def test_prune_jobs_says_how_many_went(dispatcher):
     paths = [put_old(dispatcher, days) for days in (2, 10, 20, 40)]
     size = sum(path.stat().st_size for path in paths[2:])
-    done = command(dispatcher, "prune-jobs", "--age", "15d")
+    done = dispatcher.command("prune-jobs", "--age", "15d")
     assert done.returncode == 0
     assert json.loads(done.stdout) == {"pruned": 2, "bytes": size}
     assert [path.exists() for path in paths] == [True, True, False, False]
@@ -403,7 +391,7 @@ def test_prune_jobs_says_how_many_went(dispatcher):
 
 def test_prune_jobs_goes_by_the_configured_age_unless_told(dispatcher):
     paths = [put_old(dispatcher, days) for days in (29, 31)]
-    assert json.loads(command(dispatcher, "prune-jobs").stdout)["pruned"] == 1
+    assert json.loads(dispatcher.command("prune-jobs").stdout)["pruned"] == 1
     assert [path.exists() for path in paths] == [True, False]
 
 
@@ -412,15 +400,15 @@ def test_prune_jobs_needs_an_age_where_none_is_configured(dispatcher):
     dispatcher.configure(max_age="never")
     dispatcher.start()
     path = put_old(dispatcher, 400)
-    done = command(dispatcher, "prune-jobs")
+    done = dispatcher.command("prune-jobs")
     assert done.returncode == 4 and "say which age" in done.stderr
     assert path.exists()
-    assert command(dispatcher, "prune-jobs", "--age", "1d").returncode == 0
+    assert dispatcher.command("prune-jobs", "--age", "1d").returncode == 0
     assert not path.exists()
 
 
 def test_prune_jobs_of_less_than_a_day_is_refused(dispatcher):
-    done = command(dispatcher, "prune-jobs", "--age", "23h")
+    done = dispatcher.command("prune-jobs", "--age", "23h")
     assert done.returncode == 4 and "at least a day" in done.stderr
 
 
@@ -433,7 +421,7 @@ def test_prune_jobs_tells_people_in_a_line(dispatcher):
 
 @pytest.mark.parametrize("age", ["", "x", "30", "-1d", "0d", "1.5d"])
 def test_age_that_is_none_is_refused(dispatcher, age):
-    done = command(dispatcher, "prune-jobs", f"--age={age}")
+    done = dispatcher.command("prune-jobs", f"--age={age}")
     assert done.returncode == 2 and "--age" in done.stderr
 
 
@@ -452,7 +440,7 @@ def test_clients_can_not_prune(dispatcher):
 
 def test_calls_go_on_while_jobs_are_pruned(dispatcher, in_thread):
     paths = [put_old(dispatcher, 40 + n / 1000) for n in range(3000)]
-    running = in_thread(command, dispatcher, "prune-jobs")
+    running = in_thread(dispatcher.command, "prune-jobs")
     while running.is_running:
         job_id = dispatcher.call("echo", 1)
         assert dispatcher.result(job_id) == {"result": [1]}
@@ -463,7 +451,7 @@ def test_calls_go_on_while_jobs_are_pruned(dispatcher, in_thread):
 def test_dispatcher_that_is_stopped_meanwhile_stops(dispatcher, in_thread):
     for n in range(3000):
         put_old(dispatcher, 40 + n / 1000)
-    running = in_thread(command, dispatcher, "prune-jobs")
+    running = in_thread(dispatcher.command, "prune-jobs")
     dispatcher.stop()
     # It got through, was told, or found nobody there.
     assert running.result().returncode in (0, 4, 69)
@@ -473,6 +461,6 @@ def test_pruned_log_has_no_fault(dispatcher):
     for days in (2, 40, 41):
         put_old(dispatcher, days).chmod(0o600)
     Path(dispatcher.jobs / "done" / "2020-01-01T00").mkdir(0o700)
-    command(dispatcher, "prune-jobs", "--age", "1d")
-    checked = command(dispatcher, "check-log")
+    dispatcher.command("prune-jobs", "--age", "1d")
+    checked = dispatcher.command("check-log")
     assert (checked.returncode, checked.stdout) == (0, "")

@@ -1,5 +1,6 @@
 """How long the command takes until it knows what it is asked for, beside a bare Python
-that loads what no such command can do without."""
+that loads what no such command can do without; and what ``import harp`` adds to the
+start of a program."""
 
 import statistics
 import subprocess
@@ -11,6 +12,11 @@ from figures import HERE, report
 _ROUNDS = 5
 _TIMES = 9  # in a round
 _FLOOR = [sys.executable, "-c", "import argparse, json, socket"]
+_EMPTY = [sys.executable, "-c", ""]
+_IMPORT = [
+    *_EMPTY[:2],
+    f"import sys; sys.path.insert(0, {str(HERE.parents[1] / 'lib')!r}); import harp",
+]
 _COMMAND = [sys.executable, str(HERE.parents[1] / "bin" / "harpcaller")]
 # The last word is wrong, which is found after all that is loaded at the start.
 _WORDS = {
@@ -21,26 +27,26 @@ _WORDS = {
 
 
 def main():
-    floors = []
-    ours = {name: [] for name in _WORDS}
+    commands = {name: [*_COMMAND, *words] for name, words in _WORDS.items()}
+    commands |= {"floor": _FLOOR, "empty": _EMPTY, "import": _IMPORT}
+    times = {name: [] for name in commands}
     for _ in range(_ROUNDS):
-        found = {name: [] for name in (None, *_WORDS)}
+        found = {name: [] for name in commands}
         for _ in range(_TIMES):  # in turns: what slows one down slows down the others
-            found[None].append(seconds(_FLOOR))
-            for name, words in _WORDS.items():
-                found[name].append(seconds([*_COMMAND, *words]))
-        floors.append(1000 * statistics.median(found[None]))
-        for name in _WORDS:
-            ours[name].append(1000 * statistics.median(found[name]))
+            for name, command in commands.items():
+                found[name].append(1000 * seconds(command))
+        for name in commands:
+            times[name].append(statistics.median(found[name]))
     for name in _WORDS:
         report(
             f"cli, start of {name}",
             "ms",
-            ours[name],
-            floors,
+            times[name],
+            times["floor"],
             "bare Python",
             "ratio below 1.6",
         )
+    report("cli, import harp", "ms", times["import"], times["empty"], "empty program")
 
 
 def seconds(command):

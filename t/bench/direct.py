@@ -1,5 +1,5 @@
-"""Calls of a procedure that does nothing, straight to harpd, by 1 and 8 callers at a
-time: rate and latency, beside those of a bare server (floor_server.py) in the same
+"""Calls of a procedure that does nothing, straight to harpd, by 1, 8 and 32 callers at
+a time: rate and latency, beside those of a bare server (floor_server.py) in the same
 run. The caller is the same bare one for both, a process of its own for each."""
 
 import contextlib
@@ -7,55 +7,39 @@ import json
 import multiprocessing
 import socket
 import ssl
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "lib"))
+from figures import HERE, percentile, report, servers
 
-import harp.testing  # noqa: E402
-
-_PROCEDURES = "from harp import procedure\n\n\n@procedure\ndef noop():\n    return None\n"
 _ROUNDS = 5
-_CALLS = 200  # in a round, by all callers together
+_CALLS = 320  # in a round, by all callers together
+_WANTED = "ratio 0.90"
 
 
 def main():
-    with tempfile.TemporaryDirectory() as directory:
-        procedures = Path(directory, "procedures.py")
-        procedures.write_text(_PROCEDURES)
-        servers = Path(directory, "servers")
-        servers.mkdir()
-        with harp.testing.Servers(procedures, servers) as harpd, floor(harpd) as port:
-            line = request(harpd)
-            for callers in (1, 8):
-                compare(callers, harpd.daemon_address[1], port, line)
+    with servers() as both, floor(both.certificate) as port:
+        for callers in (1, 8, 32):
+            compare(callers, both.daemon_address[1], port, request(both))
 
 
-def request(harpd):
+def request(both):
     message = {
         "harp": 1,
         "procedure": "noop",
         "arguments": [],
-        "auth": {"user": harpd.user, "password": harpd.password},
+        "auth": {"user": both.user, "password": both.password},
     }
     return json.dumps(message).encode() + b"\n"
 
 
 @contextlib.contextmanager
-def floor(harpd):
-    certificate = harpd.certificate
+def floor(certificate):
+    """The bare server; yields its port."""
+    command = [sys.executable, HERE / "floor_server.py"]
     process = subprocess.Popen(
-        [
-            sys.executable,
-            HERE / "floor_server.py",
-            certificate.certificate,
-            certificate.key,
-        ],
+        [*command, certificate.certificate, certificate.key],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -70,19 +54,18 @@ def compare(callers, port, floor_port, line):
     for _ in range(_ROUNDS):
         ours.append(measure(callers, port, line))
         floors.append(measure(callers, floor_port, line))
-    for name, rounds in (("harpd", ours), ("floor", floors)):
-        rates = [len(latencies) / seconds for seconds, latencies in rounds]
-        latencies = sorted(x for _, latencies in rounds for x in latencies)
-        print(
-            f"direct, {callers} callers, {name}: {statistics.median(rates):.0f}/s "
-            f"({min(rates):.0f} to {max(rates):.0f}), "
-            f"p50 {latencies[len(latencies) // 2] * 1000:.2f} ms, "
-            f"p99 {latencies[len(latencies) * 99 // 100] * 1000:.2f} ms"
-        )
-    ratio = statistics.median(
-        floor[0] / our[0] for our, floor in zip(ours, floors, strict=True)
-    )
-    print(f"direct, {callers} callers, harpd is {ratio:.0%} of the floor", flush=True)
+    name = f"direct, {callers} callers"
+    rates = [
+        [len(latencies) / seconds for seconds, latencies in rounds]
+        for rounds in (ours, floors)
+    ]
+    report(name, "calls/s", *rates, "bare server", _WANTED if callers < 32 else "")
+    for percent in (50, 99):
+        latencies = [
+            [1000 * percentile(latencies, percent) for _, latencies in rounds]
+            for rounds in (ours, floors)
+        ]
+        report(f"{name}, p{percent}", "ms", *latencies, "bare server")
 
 
 def measure(callers, port, line, calls=_CALLS):

@@ -5,11 +5,15 @@ measured in turns with it: the ratio says more than a number of one day's machin
 import contextlib
 import json
 import os
+import platform
 import signal
 import socket
+import ssl
 import statistics
+import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -35,6 +39,10 @@ def count(number):
     yield from range(number)
 
 @streaming_procedure
+def blobs(number, size):
+    yield from ("x" * size for _ in range(number))
+
+@streaming_procedure
 def tick(seconds):
     yield 0
     time.sleep(seconds)
@@ -42,25 +50,52 @@ def tick(seconds):
 
 
 @contextlib.contextmanager
-def servers(**options):
+def servers(where=None, **options):
     """harpd and harpcallerd in a directory of their own.
 
+    :param where: directory to make it in; None: that for temporary files
     :param options: of :class:`harp.testing.Servers`
     """
     # Whoever ends us by a signal doesn't want the servers to stay.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=where) as directory:
         procedures = Path(directory, "procedures.py")
         procedures.write_text(PROCEDURES)
         with harp.testing.Servers(procedures, directory, **options) as both:
             yield both
 
 
-class Client:
-    """A kept connection to a dispatcher, as bare as it can be."""
+@contextlib.contextmanager
+def echo_server(reply):
+    """A bare server that answers each line with the same one, in a thread of a process
+    of its own, as the dispatcher does; yields its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            sock, _ = listener.accept()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=_echo, args=(sock, reply), daemon=True).start()
+    with listener:
+        yield listener.getsockname()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
-    def __init__(self, both):
-        self.sock = socket.create_connection(both.dispatcher_address)
+
+def _echo(sock, reply):
+    with sock, sock.makefile("rb") as file:
+        for _ in file:
+            sock.sendall(reply)
+
+
+class Client:
+    """A kept connection to a dispatcher, as bare as it can be.
+
+    :param address: of the dispatcher
+    """
+
+    def __init__(self, address):
+        self.sock = socket.create_connection(address)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.file = self.sock.makefile("rb")
 
@@ -68,6 +103,9 @@ class Client:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
         self.file.close()
         self.sock.close()
 
@@ -139,6 +177,10 @@ def report(name, unit, ours, floors=None, floor="floor", wanted=""):
         figure["wanted"] = wanted
         text += f" [wanted: {wanted}]"
     print(text, flush=True)
+    _store(figure)
+
+
+def _store(figure):
     if path := os.environ.get("BENCH_JSON"):
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(figure) + "\n")
@@ -169,3 +211,30 @@ def resident(pid):
     """Return the resident memory of a process, in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024 / 1e6
+
+
+def machine(directory):
+    """Return what is measured on, as a dictionary."""
+    disk = ["findmnt", "--noheadings", "--output", "FSTYPE,SOURCE", "--target"]
+    try:
+        found = subprocess.run([*disk, directory], capture_output=True, text=True)
+        disk = " ".join(found.stdout.split())
+    except OSError:
+        disk = "unknown"
+    return {
+        "python": platform.python_version(),
+        "tls": ssl.OPENSSL_VERSION,
+        "kernel": f"{platform.system()} {platform.release()}",
+        "cores": os.cpu_count(),
+        "disk": disk,
+    }
+
+
+def main():
+    found = machine(tempfile.gettempdir())
+    print(", ".join(f"{name}: {value}" for name, value in found.items()), flush=True)
+    _store({"machine": found})
+
+
+if __name__ == "__main__":
+    main()

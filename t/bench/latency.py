@@ -14,7 +14,7 @@ _CANCELS = 20
 
 def main():
     ours, floors, cancels = [], [], []
-    with servers() as both, Client(both) as client:
+    with servers() as both, Client(both.dispatcher_address) as client:
         line = direct.request(both)
         for _ in range(_ROUNDS):
             _, found = direct.measure(1, both.daemon_address[1], line, _CALLS)
@@ -46,7 +46,7 @@ def call(both, client):
 
 def cancel(both, client):
     job_id = client.submit(both, "tick", 60)
-    with Client(both) as follower:
+    with Client(both.dispatcher_address) as follower:
         follower.ask(request(follow_stream=job_id, since=0))  # a packet: it runs
         start = time.perf_counter()
         reply = client.ask(request(cancel=job_id))

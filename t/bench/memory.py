@@ -1,5 +1,5 @@
 """The dispatcher's resident memory: idle, with 100,000 jobs queued, with 1,000
-running."""
+running, with 1,000 followers of one of them."""
 
 import contextlib
 import json
@@ -16,6 +16,7 @@ from start import make_queued
 _QUEUED = 100_000
 _SUBMITTED = 5000
 _RUNNING = 1000
+_FOLLOWERS = 1000
 
 
 def main():
@@ -25,7 +26,7 @@ def main():
 
 def measure_queued():
     with servers() as both:
-        with Client(both) as client:
+        with Client(both.dispatcher_address) as client:
             idle = resident(both.dispatcher.pid)
             report("memory, idle", "MB", [idle])
             client.submit(both, "sleep", 3600, queue=queue(0))
@@ -48,17 +49,27 @@ def measure_running():
         both.write_hosts([{**both.host_entry(), "port": port}])
         both.dispatcher.stop()
         both.start_dispatcher()
-        with Client(both) as client:
+        with Client(both.dispatcher_address) as client:
             before = resident(both.dispatcher.pid)
             lines = [call(both, "noop") for _ in range(_RUNNING)]
             job_ids = list(map(submitted, client.ask_all(lines)))
             for job_id in job_ids:
                 wait_for_packet(client, job_id)
             found = resident(both.dispatcher.pid)
+            each_follower = measure_followers(both, job_ids[0], found)
         both.dispatcher.kill()
         report(f"memory, {_RUNNING:,} running", "MB", [found], wanted="below 200 MB")
         each = (found - before) * 1000 / _RUNNING
         report("memory, each running job", "kB", [each])
+        report(f"memory, each of {_FOLLOWERS:,} followers", "kB", [each_follower])
+
+
+def measure_followers(both, job_id, before):
+    with contextlib.ExitStack() as stack:
+        for _ in range(_FOLLOWERS):
+            follower = stack.enter_context(Client(both.dispatcher_address))
+            follower.ask(request(follow_stream=job_id, since=0))
+        return (resident(both.dispatcher.pid) - before) * 1000 / _FOLLOWERS
 
 
 def wait_for_packet(client, job_id):

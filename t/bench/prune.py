@@ -30,7 +30,7 @@ def main():
 
 
 def measure_both(both):
-    with Client(both) as client:
+    with Client(both.dispatcher_address) as client:
         measure(both, client, lambda count: count < 100)
         unloaded = measure(both, client, lambda count: count < _CALLS)
         floor = remove_files(both.directory / "raw")

@@ -41,14 +41,14 @@ def start(both):
     both.dispatcher.kill()
     begin = time.perf_counter()
     both.start_dispatcher()
-    with Client(both) as client:
+    with Client(both.dispatcher_address) as client:
         client.ask(b'{"harpcaller":1,"list_queues":true}\n')
     return time.perf_counter() - begin
 
 
 def make_done(both, number):
     """Make files of ended jobs, after the pattern of one."""
-    with Client(both) as client:
+    with Client(both.dispatcher_address) as client:
         job_id = client.submit(both, "noop")
         client.ask(b'{"harpcaller":1,"get_result":"%b"}\n' % job_id.encode())
     both.dispatcher.stop()
@@ -68,7 +68,7 @@ def make_done(both, number):
 def make_queued(both, number):
     """Make files of jobs that wait behind one that runs, after the pattern of one.
     The dispatcher runs before, and is killed."""
-    with Client(both) as client:
+    with Client(both.dispatcher_address) as client:
         client.submit(both, "sleep", 3600, queue=queue(0))
         job_id = client.submit(both, "sleep", 3600, queue=queue(0))
     active = both.directory / "jobs" / "active"

@@ -207,11 +207,12 @@ def test_actions_are_ours_where_the_unit_is_not_active(service, systemctl):
     assert len(log.read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize("variable", ["SYSTEMD_EXEC_PID", "MAINPID"])
 def test_unit_that_reloads_by_the_action_is_not_asked_again(
-    service, systemctl, monkeypatch
+    service, systemctl, monkeypatch, variable
 ):
     log = systemctl(active=True)
-    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
+    monkeypatch.setenv(variable, str(os.getpid()))
     assert actions.run("reload", service()) == 7
     assert not log.exists()
 

@@ -329,12 +329,19 @@ def test_service_manager_is_told_of_start_reload_and_stop(running, daemon, tmp_p
             process.wait()
 
 
-def test_service_manager_is_told_how_long_a_drain_may_take(running, daemon, tmp_path):
-    dispatcher, _ = running(on_sigterm="drain 300")
+@pytest.mark.parametrize(
+    ("on_sigterm", "seconds"),
+    [("drain 300", 360), ("drain", 366 * 86400 + 60)],
+)
+def test_service_manager_is_told_how_long_a_drain_may_take(
+    running, daemon, on_sigterm, seconds
+):
+    dispatcher, _ = running(on_sigterm=on_sigterm)
     notices = dispatcher._notices
     notices.settimeout(30)
     os.kill(dispatcher.pid, signal.SIGTERM)
     assert notices.recv(1000) == b"STOPPING=1\nSTATUS=draining"
-    assert notices.recv(1000) == b"EXTEND_TIMEOUT_USEC=360000000"
+    granted = notices.recv(1000).decode()
+    assert granted == f"EXTEND_TIMEOUT_USEC={seconds * 1_000_000}"
     daemon.released.set()
     assert gone(dispatcher) == 0

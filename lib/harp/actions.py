@@ -266,8 +266,12 @@ ACTIONS = {
 
 
 def _is_systemds(name: str) -> bool:
+    # The unit itself does it, by ExecReload= for example. Before systemd 248 there is
+    # only MAINPID to tell.
     if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
-        return False  # the unit itself does it, by ExecReload= for example
+        return False
+    if "MAINPID" in os.environ:
+        return False
     if not os.path.isdir(_SYSTEMD) or shutil.which("systemctl") is None:
         return False
     return not subprocess.call(["systemctl", "is-active", "--quiet", f"{name}.service"])

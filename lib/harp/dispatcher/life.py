@@ -30,18 +30,9 @@ from .orders import Reloaded, Reloading, StopOrder, StopOrders
 
 logger = logging.getLogger(__name__)
 
-_AT_START = (
-    "admin_socket",
-    "admin_group",
-    "user",
-    "group",
-    "stream_directory",
-)
-"""Fields of the configuration that a running process can't apply, beside what
-:func:`harp.listener.merge` says of ``listen``."""
-
 _DIRECTORY_MODE = 0o755
 _STOP_SECONDS = 60  # what the service manager must grant beyond the time for draining
+_LONGEST_DRAIN_SECONDS = 366 * 86400  # told to it where nobody has set a limit
 
 
 def run(settings: Options, background: service.Background) -> int:
@@ -205,9 +196,9 @@ class _Life:
             fields(by=order.by, seconds=seconds, running=self._dispatcher.running()),
         )
         service.notify(STOPPING="1", STATUS="draining")
-        if seconds is not None:
-            usec = int((seconds + _STOP_SECONDS) * 1_000_000)
-            service.notify(EXTEND_TIMEOUT_USEC=str(usec))
+        granted = _LONGEST_DRAIN_SECONDS if seconds is None else seconds
+        usec = int((granted + _STOP_SECONDS) * 1_000_000)
+        service.notify(EXTEND_TIMEOUT_USEC=str(usec))
         if not draining:
             self._dispatcher.drain(self._signals.wake)
         return None if seconds is None else time.monotonic() + seconds
@@ -246,11 +237,12 @@ class _Life:
 
     def _load_anew(self, old: DispatcherConfig) -> tuple[DispatcherConfig, list[str]]:
         config = options.load_config(self._options)
-        changed = [
-            field
-            for field in _AT_START
+        # Beside these, what listener.merge says of "listen".
+        changed = {
+            field: key
+            for field, key in configuration.at_start(DispatcherConfig).items()
             if getattr(config, field) != getattr(old, field)
-        ]
+        }
         listen, waiting = listener.merge(old.listen, config.listen)
         # Compared with at the next reload too: a start still has to apply them.
         config = dataclasses.replace(
@@ -263,7 +255,7 @@ class _Life:
             _go_on_logging(old)
             raise options.naming_file(self._options, error) from None
         restart = [f"listen ({one})" for one in waiting]
-        return config, restart + [_key(field) for field in changed]
+        return config, restart + [*changed.values()]
 
 
 def _go_on_logging(config: DispatcherConfig) -> None:
@@ -274,9 +266,3 @@ def _go_on_logging(config: DispatcherConfig) -> None:
         # The file that says so has been changed meanwhile.
         log.to_stderr()
         logger.error("log goes to standard error now: %s", error)
-
-
-def _key(field: str) -> str:
-    """The key of a field of the configuration."""
-    rows = configuration.keys(DispatcherConfig)
-    return next(name for name, (found, _) in rows.items() if found == field)

@@ -83,11 +83,20 @@ def test_value_of_a_wrong_type_is_a_fault_with_file_and_key(table, name):
         assert fault.removeprefix(f"{PATH}: {name}: ")
 
 
+@TABLES
+def test_fault_is_a_short_line_whatever_is_in_the_file(table):
+    for name in ("a\nb\x1b[2J\u2028", "k" * 100_000):
+        (fault,) = faults_of({name: 1}, table)
+        assert fault.isprintable() and len(fault) < 2000
+        assert fault.startswith(f"{PATH}: {name[0]}")
+        assert fault.endswith(": unknown key")
+
+
 # --- kinds of values ----------------------------------------------------------------
 
 MAX = 10**9
 CASES = {
-    "STRING": ([("", ""), ("ä", "ä")], [1, True, None, [], {}]),
+    "STRING": ([("", ""), ("ä", "ä")], [1, True, None, [], {}, "/a\0b"]),
     "BOOLEAN": ([(True, True), (False, False)], [0, 1, "true", None]),
     "SECONDS": (
         [(1, 1), (0.001, 0.001), (MAX, MAX)],
@@ -120,7 +129,10 @@ CASES = {
         + [f"drain {MAX + 1}", "drain ٣", "stop 1", "Stop", True, None, []],
     ),
     "USER": ([("root", "root"), (0, 0)], ["", -1, 1.0, True, [], None]),
-    "STRINGS": ([([], ()), (["a", "b"], ("a", "b"))], ["a", [1], {"a": "b"}, None]),
+    "STRINGS": (
+        [([], ()), (["a", "b"], ("a", "b"))],
+        ["a", [1], {"a": "b"}, None, ["a\0b"]],
+    ),
     "STRING_TABLE": (
         [({}, {}), ({"a.b": "c"}, {"a.b": "c"})],
         [[], "a", {"a": 1}, {"a": {"b": "c"}}],
@@ -144,7 +156,7 @@ CASES = {
             (["*:4306"], (Address("*", 4306),)),
             (["a:1", "[::1]:2"], (Address("a", 1), Address("::1", 2))),
         ],
-        [[], "a:1", ["a"], ["unix:/a"], [1], ["a:1", "b"]],
+        [[], "a:1", ["a"], ["unix:/a"], [1], ["a:1", "b"], ["a\0b:1"]],
     ),
     "LISTENERS": (
         [
@@ -190,6 +202,7 @@ CASES = {
             [{"anonymous": True}],
             [5],
             ["unix:relative"],
+            ["unix:/a\0b"],
         ],
     ),
     "RIGHTS": (

@@ -1,6 +1,7 @@
 """harpd as a service: start and what prevents it, reload, stop, the death of its
 parts."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -277,8 +278,9 @@ def names_of_children(pid) -> list[str]:
         children = file.read().split()
     names = []
     for child in children:
-        with open(f"/proc/{child}/comm", encoding="utf-8") as file:
-            names.append(file.read().strip())
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has gone
+            with open(f"/proc/{child}/comm", encoding="utf-8") as file:
+                names.append(file.read().strip())
     return names
 
 

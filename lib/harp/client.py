@@ -115,6 +115,7 @@ class HarpCaller:
         return self.host(name)
 
     def __call__(self, host: str) -> RemoteServer:
+        """Return a host, also one whose name is none in Python."""
         return self.host(host)
 
     def __enter__(self) -> HarpCaller:

@@ -122,6 +122,7 @@ class Procedure:
         return self.run
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it here and now, for tests and for other procedures."""
         return self.function(*args, **kwargs)
 
 

@@ -3,13 +3,14 @@
 
 from .daemon import DaemonConfig
 from .dispatcher import DispatcherConfig
-from .table import ConfigError, Key, check, keys, load
+from .table import ConfigError, Key, at_start, check, keys, load
 
 __all__ = [
     "ConfigError",
     "DaemonConfig",
     "DispatcherConfig",
     "Key",
+    "at_start",
     "check",
     "keys",
     "load",

@@ -1,7 +1,8 @@
 """Configuration files: TOML, checked against a table.
 
 A table is a frozen dataclass with a :func:`key` for each field; the manual's tables
-are made from it. Loading reports every fault of a file at once.
+are made from it, and the files in examples/ (t/example_configurations.py). Loading
+reports every fault of a file at once.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from ..commandline import one_line
 from ..kinds import Kind
 
 Table = TypeVar("Table")
+
+_MOST_CHARACTERS = 1000  # of a fault; more is not looked at, and may be megabytes
 
 
 class ConfigError(Exception):
@@ -24,8 +28,17 @@ class ConfigError(Exception):
     """
 
     def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+        self.faults = [shown(fault) for fault in faults]
+        super().__init__("\n".join(self.faults))
+
+
+def shown(fault: str) -> str:
+    """Return a fault as a line that can be shown, whatever names and values are in
+    it: where it is stands at its beginning, and why at its end."""
+    half = _MOST_CHARACTERS // 2
+    if len(fault) > _MOST_CHARACTERS:
+        fault = f"{fault[:half]} ... {fault[-half:]}"
+    return one_line(fault)
 
 
 class Key(NamedTuple):
@@ -34,6 +47,9 @@ class Key(NamedTuple):
     :ivar name: with its section, as ``section.key``
     :ivar default: as it would stand in the file; None: no default
     :ivar unit: ``s``, ``bytes`` or empty
+    :ivar reason: why it is there, or has that default; empty: that is plain
+    :ivar example: something else that could stand in the file; None: none is needed
+    :ivar at_start: a start applies it, a reload does not
     """
 
     name: str
@@ -41,13 +57,17 @@ class Key(NamedTuple):
     default: object
     unit: str
     meaning: str
+    reason: str = ""
+    example: object = None
+    at_start: bool = False
 
 
 def key(
-    name: str, kind: Kind, default: object, meaning: str, unit: str = ""
+    name: str, kind: Kind, default: object, meaning: str, unit: str = "", **more
 ) -> dataclasses.Field:
-    """Declare a field of a table. ``default`` is what could stand in the file."""
-    return row(Key(name, kind, default, unit, meaning))
+    """Declare a field of a table. ``default`` is what could stand in the file; ``more``
+    is the rest of a :class:`Key`."""
+    return row(Key(name, kind, default, unit, meaning, **more))
 
 
 def row(key: Key) -> dataclasses.Field:
@@ -61,6 +81,13 @@ def keys(table: type) -> dict[str, tuple[str, Key]]:
     return {
         field.metadata["key"].name: (field.name, field.metadata["key"])
         for field in dataclasses.fields(table)
+    }
+
+
+def at_start(table: type) -> dict[str, str]:
+    """Return what a start alone applies: keys by the names of their fields."""
+    return {
+        field: row.name for field, row in keys(table).values() if row.at_start
     }
 
 

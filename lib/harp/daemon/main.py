@@ -10,7 +10,7 @@ import threading
 import time
 
 from .. import accounts, actions, log, service
-from ..config import ConfigError, DaemonConfig, logs
+from ..config import ConfigError, DaemonConfig, at_start, logs
 from ..log import fields
 from ..pidfile import Pidfile
 from ..server import Server
@@ -22,11 +22,6 @@ from .generation import Generation
 logger = logging.getLogger(__name__)
 
 _WITHOUT_CALL = 256  # connections that have authenticated and have no call (yet)
-_AT_START = (
-    ("listen", "listen"),
-    ("front_user", "front.user"),
-    ("front_group", "front.group"),
-)
 _DIRECTORY_MODE = 0o755
 _STOP_SECONDS = 10  # for everything after the calls have had their grace
 
@@ -239,7 +234,7 @@ class Daemon:
         if self._stopping:
             new.children.close(time.monotonic() + _STOP_SECONDS)
             return ["the daemon stops"]
-        for field, key in _AT_START:
+        for field, key in at_start(DaemonConfig).items():
             if getattr(new.config, field) != getattr(old.config, field):
                 logger.warning("%s changes at the next start only", key)
         self._front.replace(new)

@@ -3,21 +3,28 @@
 import os
 import sys
 
-sys.path.insert(0, os.path.abspath("../lib"))
+from docutils import nodes
 
-import harp  # noqa: E402
+sys.path[:0] = [os.path.abspath("../lib"), os.path.abspath(".")]
+
+import harp  # noqa: E402  # it has the version, and needs nothing
 
 project = "HarpCaller"
 author = "The HarpCaller authors"
 copyright = f"2026, {author}"
 release = version = harp.__version__
 
-extensions = ["sphinx.ext.autodoc"]
+extensions = ["sphinx.ext.autodoc", "config_table"]
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
 man_pages = [
+    ("client", "harp", "call procedures on remote machines from Python", author, 3),
     ("cli", "harpcaller", "call procedures on remote machines", author, 1),
     ("errors", "harpcaller", "types of errors, and what to do", author, 7),
+    ("harpd", "harpd", "run procedures on behalf of remote callers", author, 8),
+    ("harpcallerd", "harpcallerd", "queue, make and record calls", author, 8),
+    ("harpd.toml", "harpd.toml", "configuration of harpd", author, 5),
+    ("harpcaller.toml", "harpcaller.toml", "configuration of harpcallerd", author, 5),
 ]
 autodoc_member_order = "bysource"
 
@@ -26,3 +33,20 @@ nitpick_ignore_regex = [
     ("py:class", r"(os|pathlib|types|collections\.abc)\..*"),
     ("py:class", "Path"),
 ]
+
+
+def setup(app):
+    app.connect("doctree-resolved", _for_man)
+
+
+def _for_man(app, doctree, docname):
+    """In man pages a reference to another page is its title, without a link that leads
+    nowhere; and there is no table of contents."""
+    if app.builder.name != "man":
+        return
+    for topic in list(doctree.findall(nodes.topic)):
+        if "contents" in topic["classes"]:
+            topic.parent.remove(topic)
+    for node in list(doctree.findall(nodes.reference)):
+        if ":" not in node.get("refuri", ""):
+            node.parent.replace(node, node.children)

@@ -115,6 +115,7 @@ def test_password_matches_its_own_form_and_no_other_password(text):
         "scrypt:16:2:0:c2FsdA==:c2FsdA==",
         "scrypt:16:2:1:!:c2FsdA==",
         "scrypt:1073741824:8:1:c2FsdA==:c2FsdA==",
+        "scrypt:65536:1:1:c2FsdA==:c2FsdA==",
     ],
 )
 def test_password_in_no_known_form_is_refused_without_being_shown(text):

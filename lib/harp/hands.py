@@ -48,6 +48,18 @@ def code_that_others_can_write(path: str, owner: int) -> list[str]:
     return list(dict.fromkeys(faults))
 
 
+def program_that_others_can_write(owner: int) -> list[str]:
+    """The same for this program, if it is a single file (zip), which is copied by hand:
+    at the next start it may be what others have made of it.
+
+    :returns: lines that begin with ``program:``
+    """
+    single_file = getattr(__loader__, "archive", None)
+    if single_file is None:
+        return []
+    return [f"program: {text}" for text in who_can_write(single_file, owner)]
+
+
 def who_can_read(path: str, owner: int, groups: Collection[int]) -> list[str]:
     """Say if others than root, the owner and some groups can read a file.
 

@@ -23,6 +23,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -300,11 +301,16 @@ def _tcp_address(program: Program) -> tuple[str, int]:
 
 
 def _command(name: str) -> list[str]:
-    """The daemon of our own checkout, else the one that is installed."""
+    """The daemon that belongs to this module: of the checkout, in the single file, or
+    installed by pip; else the one on PATH."""
+    single_file = getattr(__loader__, "archive", None)
+    if single_file is not None:
+        return [sys.executable, f"{single_file}/{name}"]
     path = Path(__file__).resolve().parents[2] / "sbin" / name
     if path.exists():
         return [sys.executable, str(path)]
-    installed = shutil.which(name)
+    places = [sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]
+    installed = shutil.which(name, path=os.pathsep.join(places))
     if installed is None:
         raise SetupError(f"no '{name}' found, neither in a checkout nor on PATH")
     return [installed]

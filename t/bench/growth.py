@@ -18,7 +18,7 @@ def main():
     with servers(daemon={"limits": {"calls": 500}}) as both:
         with Client(both.dispatcher_address) as client:
             client.submit(both, "sleep", 600, queue=queue(0))
-        grow("submitting", "calls", 100, both, submit)
+        grow("submitting", "calls", 50, both, submit)
         grow("end to end, queue of 8", "jobs", 20, both, run)
         grow("following", "packets", 1000, both, follow)
         grow("reading afterwards", "packets", 1000, both, read)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pkgutil
 import pprint
 import shlex
 import shutil
@@ -24,6 +25,7 @@ from harp.testing import Servers, SetupError
 from . import output
 
 _EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "procedures.py"
+_PACKAGED_EXAMPLES = "demo_procedures.py"  # its copy, where we are installed
 _INDENT = "   "
 _CHART_COLUMNS = 48
 _FAILED = 1
@@ -65,7 +67,10 @@ def _run(directory: str | None, keep: bool, interrupts: _Interrupts) -> None:
     kept = False
     try:
         with contextlib.ExitStack() as running:
-            servers = Servers(_EXAMPLES, place)
+            procedures = place / "procedures.py"
+            procedures.touch(mode=0o600)
+            procedures.write_bytes(_read_examples())
+            servers = Servers(procedures, place)
             running.enter_context(servers)
             with interrupts.allowed():
                 Tour(servers).run()
@@ -76,6 +81,12 @@ def _run(directory: str | None, keep: bool, interrupts: _Interrupts) -> None:
     finally:
         if directory is None and not kept:
             shutil.rmtree(place)
+
+
+def _read_examples() -> bytes:
+    if _EXAMPLES.is_file():
+        return _EXAMPLES.read_bytes()
+    return pkgutil.get_data(__package__, _PACKAGED_EXAMPLES)
 
 
 def _fail(error: Exception, directory: str | None) -> int:

@@ -8,6 +8,7 @@ import time
 
 from .. import accounts
 from ..config import ConfigError, DaemonConfig, logs
+from ..config.table import shown
 from . import options
 from .children import Children, ProceduresFailed
 from .generation import Generation, spawner_settings
@@ -45,7 +46,7 @@ def find_faults(settings: options.Options, open_files: int) -> tuple[list[str], 
         faults += error.faults
     with accounts.acting_as(account):
         faults += _check_front(settings, config)
-    faults = [f"{path}: {text}" for text in faults]
+    faults = [shown(f"{path}: {text}") for text in faults]
     more, procedures = _check_procedures(config, open_files)
     return faults + more, procedures
 

@@ -14,7 +14,7 @@ import socket
 import struct
 from collections import namedtuple
 
-from .. import wire
+from .. import __version__, wire
 
 # From the front.
 SETTINGS = 1  # text: Settings; the first message
@@ -32,6 +32,11 @@ UNABLE = 9  # status: errno of a fork that failed, sent once until one works aga
 MAX_TEXT = 32 * 1024
 _MAX_DESCRIPTORS = 2
 _HEADER = struct.Struct("=BQii")
+
+
+class OtherVersion(Exception):
+    """Raised when front and spawner are not of the same version: a spawner is started
+    at each reload, from what is installed then."""
 
 
 class Message(
@@ -111,11 +116,22 @@ class Settings(
     __slots__ = ()
 
     def to_text(self) -> str:
-        return json.dumps(self._asdict())
+        return json.dumps({"version": __version__, **self._asdict()})
 
     @classmethod
     def from_text(cls, text: str) -> Settings:
-        return cls(**json.loads(text))
+        """Read what a front has written.
+
+        :raises OtherVersion: if that is of another version than we
+        """
+        fields = json.loads(text)
+        version = fields.pop("version", None)
+        if version != __version__:
+            raise OtherVersion(
+                f"harpd {__version__} is installed now, but {version} runs: "
+                "restart it"
+            )
+        return cls(**fields)
 
 
 class Description(

@@ -17,7 +17,9 @@ from typing import NamedTuple
 from .. import accounts, hands, log, service
 from ..config import ConfigError, DaemonConfig, load, logs
 
-_MAX_ENVIRONMENT = 16 * 1024  # it goes to the spawner in one message, with the rest
+# Both go to the spawner in one message, with what takes little.
+_MAX_ENVIRONMENT = 16 * 1024
+_MAX_PROCEDURES = 8 * 1024
 # The daemon sets these for each call itself.
 _OWN_VARIABLES = ("HARP_JOB_ID", "HOME", "LOGNAME", "USER")
 
@@ -82,6 +84,12 @@ def load_config(options: Options) -> DaemonConfig:
         faults.append(
             f"{options.config}: environment: more than {_MAX_ENVIRONMENT} bytes"
         )
+    names = config.procedures_file, config.procedures_user, config.procedures_group
+    if len(json.dumps([*names, *config.python_path])) > _MAX_PROCEDURES:
+        faults.append(
+            f"{options.config}: procedures: file, user, group and python_path are more "
+            f"than {_MAX_PROCEDURES} bytes"
+        )
     if faults:
         raise ConfigError(faults)
     return config
@@ -121,7 +129,7 @@ def check_hands(path: str, config: DaemonConfig, owner: int) -> list[str]:
     :returns: a line for each fault, with key, file and mode
     """
     groups = _reading_groups(config)
-    faults = []
+    faults = hands.program_that_others_can_write(owner)
     try:
         with open(path, "rb"):
             pass

@@ -61,16 +61,12 @@ def main(fd: int) -> None:
     message = control.receive(channel)
     if message is None:
         return
-    settings = control.Settings.from_text(message.text)
-    os.chdir("/")
-    _enter_surroundings(settings)
-    faults = _check_hands(settings)
-    if faults:
-        control.send(channel, control.FAILED, text="\n".join(faults))
-        return
     try:
-        procedures, digest = loading.load(settings.procedures_file)
-    except loading.LoadingError as error:
+        settings = control.Settings.from_text(message.text)
+        os.chdir("/")
+        _enter_surroundings(settings)
+        procedures, digest = _load(settings)
+    except (control.OtherVersion, loading.LoadingError) as error:
         control.send(channel, control.FAILED, text=str(error))
         return
     procedures = {
@@ -85,6 +81,17 @@ def main(fd: int) -> None:
     kernel.outlive_parent()
     _prepare_for_calls()
     Spawner(channel, procedures, settings).run()
+
+
+def _load(settings: control.Settings) -> tuple[dict[str, loading.Loaded], str]:
+    """Return the procedures and their digest.
+
+    :raises LoadingError: if they can't be used, with a line for each reason
+    """
+    faults = _check_hands(settings)
+    if faults:
+        raise loading.LoadingError("\n".join(faults))
+    return loading.load(settings.procedures_file)
 
 
 def _enter_surroundings(settings: control.Settings) -> None:

@@ -148,7 +148,7 @@ def check_hands(options: Options, config: DispatcherConfig) -> list[str]:
     """
     owner = os.geteuid()
     groups = {os.getegid(), *os.getgroups()}
-    faults = []
+    faults = hands.program_that_others_can_write(owner)
     for key, path, has_secret in (
         ("configuration", options.config, bool(config.users)),
         ("hosts.file", config.hosts_file, True),

@@ -60,13 +60,17 @@ def _place(job: Queued) -> str:
     )
 
 
+def _runs(count: int, which: str) -> str:
+    return f"{count} {which} {'runs' if count == 1 else 'run'}"
+
+
 _REASONS = {
     explain.QUEUE_IS_FULL: lambda job: (
-        f"{job.running_count} of its queue run, and no more may (concurrency "
+        f"{_runs(job.running_count, 'of its queue')}, and no more may (concurrency "
         f"{job.concurrency}):"
     ),
     explain.DISPATCHER_IS_FULL: lambda job: (
-        f"{job.all_running} jobs run, and no more may (limits.running is "
+        f"{_runs(job.all_running, 'in all')}, and no more may (limits.running is "
         f"{job.max_running})."
     ),
     explain.DISPATCHER_STOPS: lambda job: (

@@ -104,12 +104,13 @@ class RemoteCall:
             raise result
         return result
 
-    def cancel(self) -> bool:
+    def cancel(self, on_behalf_of: str | None = None) -> bool:
         """Cancel the call; its processes are gone when this returns.
 
+        :param on_behalf_of: the person for whom this is done, to be recorded
         :returns: True if it was stopped; False if it had ended, or there is none
         """
-        request = protocol.build_cancel(self._id)
+        request = protocol.build_cancel(self._id, on_behalf_of)
         parse = protocol.parse_cancelled
         try:
             return self._exchange.ask(request, parse, is_repeated=False)

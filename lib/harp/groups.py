@@ -238,16 +238,20 @@ class Group:
         results.update({host: ends[job_id] for job_id, host in hosts.items()})
         return results
 
-    def cancel(self) -> int:
+    def cancel(self, on_behalf_of: str | None = None) -> int:
         """Cancel all calls that have not ended, waiting ones first, so that none starts
         meanwhile.
 
+        :param on_behalf_of: the person for whom this is done, to be recorded
         :returns: how many were stopped
         """
-        return self._cancel(list(self._hosts()))
+        return self._cancel(list(self._hosts()), on_behalf_of)
 
     def run_again(
-        self, ran: Iterable[str] = (protocol.RAN_NO,), cancelled: bool = False
+        self,
+        ran: Iterable[str] = (protocol.RAN_NO,),
+        cancelled: bool = False,
+        on_behalf_of: str | None = None,
     ) -> Group:
         """Submit the calls again that have failed, in a group of their own.
 
@@ -256,6 +260,8 @@ class Group:
             raised was. By default only those that have certainly had no effect
         :param cancelled: those that were cancelled, too, whatever they had done until
             then
+        :param on_behalf_of: the person for whom this is done, to be recorded; None: as
+            for the calls that it repeats
         :raises ValueError: if there is none to submit, or if one had secret arguments
             and was submitted by another process: the dispatcher doesn't show them
         """
@@ -272,6 +278,8 @@ class Group:
             raise ValueError(f"group {self._id}: no call to run again")
         group = jobid.make()
         calls = [self._call_again(job_id, group) for job_id in again]
+        if on_behalf_of is not None:
+            calls = [call._replace(on_behalf_of=on_behalf_of) for call in calls]
         return _submit(self._caller, group, calls)
 
     # --- what the methods above are made of ---
@@ -308,7 +316,7 @@ class Group:
             ends[job_id] = outcome(reply)
         return ends
 
-    def _cancel(self, job_ids: list[str]) -> int:
+    def _cancel(self, job_ids: list[str], on_behalf_of: str | None = None) -> int:
         waiting = set()
         for begin in range(0, len(job_ids), protocol.LIST_LIMIT):
             ids = job_ids[begin : begin + protocol.LIST_LIMIT]
@@ -317,7 +325,7 @@ class Group:
         # The last ones first: the next in a queue could start while others are stopped.
         ordered = [job_id for job_id in reversed(job_ids) if job_id in waiting]
         ordered += [job_id for job_id in job_ids if job_id not in waiting]
-        messages = [protocol.build_cancel(job_id) for job_id in ordered]
+        messages = [protocol.build_cancel(job_id, on_behalf_of) for job_id in ordered]
         replies = self._caller._exchange.ask_all(messages, protocol.parse_cancelled)
         for reply in replies:
             if isinstance(reply, HarpException):

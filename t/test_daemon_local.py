@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from daemon_setup import TOP, is_alive
+from daemon_setup import TOP, is_alive, needs_root
 
 SCRIPT = """
 import json, os, sys
@@ -124,6 +124,14 @@ def test_command_runs_a_procedure_without_any_configuration():
     assert json.loads(process.stdout) == {"result": 3}
     process = harpd_call("-r", PROCEDURES, "add", "a=2", "c=5", *user)
     assert json.loads(process.stdout) == {"result": 7}
+
+
+@needs_root
+def test_root_is_told_how_to_say_who_runs_a_call():
+    process = harpd_call("-r", PROCEDURES, "add", "2", "1")
+    assert process.returncode == 1
+    error = json.loads(process.stdout)["error"]
+    assert error["type"] == "system_error" and "give -u" in error["message"]
 
 
 @pytest.mark.parametrize(

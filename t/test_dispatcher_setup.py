@@ -46,16 +46,6 @@ def contents(directory) -> dict[str, bytes]:
     return {name: (etc / name).read_bytes() for name in os.listdir(etc)}
 
 
-def set_keys(directory, **values) -> None:
-    """Set keys that are commented out."""
-    file = directory / "etc" / "harpcaller.toml"
-    text = file.read_text()
-    for key, value in values.items():
-        text, count = re.subn(rf"(?m)^# {key} = .*$", f"{key} = {value}", text)
-        assert count == 1
-    file.write_text(text)
-
-
 def test_setup_makes_what_is_missing_and_the_check_finds_no_fault(tmp_path):
     done = setup(tmp_path)
     assert done.returncode == 0, done.stderr
@@ -64,11 +54,6 @@ def test_setup_makes_what_is_missing_and_the_check_finds_no_fault(tmp_path):
         assert f"{tmp_path}/etc/{name}: made" in done.stderr
     assert f"harpcallerd -c {tmp_path}/etc/harpcaller.toml start" in done.stderr
     assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700
-    set_keys(
-        tmp_path,
-        listen=f'["unix:{tmp_path}/run/client"]',
-        admin_socket=f'"{tmp_path}/run/control"',
-    )
     done = run(tmp_path, "-t")
     assert done.returncode == 0, done.stderr
 
@@ -77,6 +62,19 @@ def test_secrets_are_for_nobody_else(tmp_path):
     setup(tmp_path)
     for name in ("harpcaller.toml", "key.pem", "hosts.jsonl", "passwords"):
         assert (tmp_path / "etc" / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_in_another_directory_all_is_in_it(tmp_path):
+    command = [*HARPCALLERD, "setup", "--no-user", "--directory", tmp_path / "all"]
+    command = [*map(str, command)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    made = config.load(f"{tmp_path}/all/harpcaller.toml", DispatcherConfig)
+    assert str(made.listen[0].address) == f"unix:{tmp_path}/all/run/client"
+    assert made.admin_socket == f"{tmp_path}/all/run/control"
+    assert made.stream_directory == f"{tmp_path}/all/jobs"
+    if not os.path.exists("/dev/log"):
+        assert made.logging == f"{tmp_path}/all/log/harpcallerd.log"
 
 
 @needs_root
@@ -106,7 +104,7 @@ def test_setup_can_be_repeated_and_changes_nothing(tmp_path):
     (tmp_path / "etc" / "hosts.jsonl").write_text("a host\n")
     before = contents(tmp_path)
     done = setup(tmp_path)
-    assert done.returncode == 0 and "made" not in done.stderr
+    assert done.returncode == 0 and ": made" not in done.stderr
     assert contents(tmp_path) == before
     (tmp_path / "etc" / "harpcaller.toml").unlink()
     assert setup(tmp_path).returncode == 0
@@ -154,19 +152,13 @@ def daemon(server_context, wait_for):
 
 def test_with_a_hosts_line_it_starts_and_calls(tmp_path, daemon, certificate):
     setup(tmp_path)
-    # Only so that several may be tested on one machine.
-    set_keys(
-        tmp_path,
-        listen=f'["unix:{tmp_path}/run/client"]',
-        admin_socket=f'"{tmp_path}/run/control"',
-    )
     entry = host_entry(daemon.address, cert_sha256=certificate.sha256)
     with (tmp_path / "etc" / "hosts.jsonl").open("ab") as hosts:
         hosts.write(to_line(entry))
     done = run(tmp_path, "start")
     assert done.returncode == 0, done.stderr
     try:
-        with Client(f"{tmp_path}/run/client") as client:
+        with Client(f"{tmp_path}/etc/run/client") as client:
             job_id = client.ask(call_request("echo", 1))["job_id"]
             reply = client.ask({"harpcaller": 1, "get_result": job_id})
         assert reply == {"result": [1]}

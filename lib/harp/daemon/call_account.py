@@ -21,7 +21,9 @@ def of_procedure(procedure: Procedure, settings: Settings) -> Account | None:
         group = settings.group if group is None else group
     if user is None:
         if os.getuid() == 0:
-            raise LookupError("no user is configured for calls")
+            raise LookupError(
+                "no user is configured for calls: set procedures.user, or give -u"
+            )
         if group is None:
             return None
         user = os.getuid()

@@ -50,8 +50,12 @@ def add_actions(add: Callable) -> None:
     setup.set_defaults(needs_config=lambda options: False)
     option = setup.add_argument
     option("--directory", default=_DIRECTORY, help="of the files (%(default)s)")
-    option("--jobs", default=_JOBS, help="directory of the job log (%(default)s)")
-    option("--logs", default=_LOGS, help="directory of a log file (%(default)s)")
+    option("--jobs", help=f"directory of the job log ({_JOBS}, or jobs in another one)")
+    option(
+        "--logs",
+        help="directory of a log file, where there is no system's log "
+        f"({_LOGS}, or log in another one)",
+    )
     option("--user", default=_USER, help="that the dispatcher runs as (%(default)s)")
     option(
         "--no-user", action="store_true", help="make none; it runs as who starts it"
@@ -77,6 +81,8 @@ class _Setup:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._directory = os.path.abspath(options.directory)
+        self._jobs = self._place(options.jobs, _JOBS, "jobs")
+        self._logs = self._place(options.logs, _LOGS, "log")
         self._make = provision.Maker("harpcallerd setup")
         self._owner = provision.UNCHANGED  # of what the dispatcher itself writes
         self._secret = (0o600, provision.UNCHANGED)  # for it to read only
@@ -90,9 +96,7 @@ class _Setup:
         self._make_user()
         make = self._make
         make.directory(self._directory, _DIRECTORY_MODE)
-        make.directory(
-            os.path.abspath(self._options.jobs), _PRIVATE_DIRECTORY_MODE, self._owner
-        )
+        make.directory(self._jobs, _PRIVATE_DIRECTORY_MODE, self._owner)
         make.key_and_certificate(
             self._path("key.pem"),
             self._path("cert.pem"),
@@ -119,6 +123,13 @@ class _Setup:
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
 
+    def _place(self, wanted: str | None, usual: str, name: str) -> str:
+        """Return where something goes: where that is wanted; by default the usual
+        place, or a name in a directory that isn't the usual one."""
+        if wanted is not None:
+            return os.path.abspath(wanted)
+        return usual if self._directory == _DIRECTORY else self._path(name)
+
     def _make_user(self) -> None:
         if os.getuid() != 0:
             self._make.say("not root: no user made, files are this user's")
@@ -135,12 +146,16 @@ class _Setup:
             "tls.certificate": self._path("cert.pem"),
             "tls.key": self._path("key.pem"),
         }
-        if self._options.jobs != _JOBS:
-            values["stream_directory"] = os.path.abspath(self._options.jobs)
+        if self._jobs != _JOBS:
+            values["stream_directory"] = self._jobs
+        if self._directory != _DIRECTORY:
+            # Beside another dispatcher, or without the right to write to /run. In a
+            # directory of their own, which the first start makes for its user.
+            values["listen"] = ["unix:" + self._path("run/client")]
+            values["admin_socket"] = self._path("run/control")
         if self._owner != provision.UNCHANGED:
             values["user"] = self._options.user
-        logs = os.path.abspath(self._options.logs)
-        file = self._make.log_file(logs, "harpcallerd.log", self._owner)
+        file = self._make.log_file(self._logs, "harpcallerd.log", self._owner)
         if file is not None:
             values["logging"] = file
         return template.configuration(DispatcherConfig, _HEAD, values)

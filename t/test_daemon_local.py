@@ -147,3 +147,22 @@ def test_command_says_in_a_line_why_nothing_was_called(arguments, said):
     assert (process.returncode, process.stdout) == (2, "")
     (line,) = process.stderr.splitlines()
     assert line.startswith("harpd call: ") and said in line
+
+
+def test_end_stands_behind_what_the_procedure_has_printed(tmp_path):
+    path = tmp_path / "printing.py"
+    path.write_text(
+        "from harp import procedure\n"
+        "@procedure\n"
+        "def tell():\n"
+        "    for number in range(20_000):\n"
+        "        print(number)\n"
+    )
+    done = subprocess.run(
+        command("tell", [], path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=60,
+    )
+    lines = [b"%d" % number for number in range(20_000)]
+    assert done.stdout.splitlines() == [*lines, b'{"result":null}']

@@ -166,15 +166,19 @@ def _call(
         )
         thread = threading.Thread(target=relay.run, name="relay")
         thread.start()
+        end = b""
         try:
             with ours.makefile("rb") as lines:
                 for line in lines:
-                    if not line.startswith(protocol.ACKNOWLEDGEMENT_PREFIX):
+                    if line.startswith(protocol.STREAM_PREFIX):
                         _print(out, line)
+                    elif not line.startswith(protocol.ACKNOWLEDGEMENT_PREFIX):
+                        end = line
         finally:
             ours.shutdown(socket.SHUT_RDWR)
             thread.join()
             waker.close()
+    _print(out, end)  # behind what the procedure has printed
     return 0 if relay.end == protocol.RESULT else 1
 
 

@@ -113,7 +113,8 @@ def test_hosts_are_listed_without_credentials(make_dispatcher):
 def test_listing_needs_a_dispatcher(make_dispatcher):
     listed = run(make_dispatcher(start=False), "hosts-list")
     assert listed.status == UNREACHABLE
-    assert "is it running?" in listed.errors
+    assert "is the dispatcher running on this machine?" in listed.errors
+    assert listed.errors.count("?") == 1
 
 
 # --- hosts-refresh ------------------------------------------------------------------

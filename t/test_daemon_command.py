@@ -145,6 +145,13 @@ def test_check_names_every_fault_at_once_with_file_and_key(make_harpd, tmp_path)
     assert "Traceback" not in done.stderr
 
 
+def test_more_than_the_spawner_can_be_told_is_a_fault(make_harpd):
+    daemon = make_harpd(start=False, procedures={"python_path": ["/nope" * 2000]})
+    done = run("-t", "-c", daemon.config_file)
+    assert done.returncode == 78
+    assert "procedures: file, user, group and python_path are more than" in done.stderr
+
+
 def test_check_names_faulty_keys_and_line_of_faulty_procedures(make_harpd, tmp_path):
     daemon = make_harpd(start=False, lisen=1, limits={"calls": 0})
     done = run("-t", "-c", daemon.config_file)

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "action",
         nargs="?",
         metavar="ACTION",
-        choices=[None, *actions.ACTIONS],
+        choices=[*actions.ACTIONS],
         help=", ".join(actions.ACTIONS),
     )
     option = parser.add_argument

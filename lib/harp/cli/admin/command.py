@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import harp
 from harp import config
 from harp.commandline import Parser
-from harp.errors import Refusal
+from harp.errors import ConnectFailed, Refusal
 
 from .. import output
 from . import life
@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(*error.faults, status=output.MISCONFIGURED)
     except BrokenPipeError:
         return output.abandon()
+    except ConnectFailed as error:  # it says what to look at
+        return fail(str(error), status=output.UNREACHABLE)
     except harp.CommunicationError as error:
         return fail(f"{error}; is it running?", status=output.UNREACHABLE)
     except harp.RemoteError as error:

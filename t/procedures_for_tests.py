@@ -137,6 +137,18 @@ def wait_for_file(path):
 
 
 @procedure
+def leave_together(directory, number):
+    """Go on after SIGTERM until so many calls have got it."""
+    pid = os.getpid()
+    told = f"{directory}/told-{pid}"
+    signal.signal(signal.SIGTERM, lambda *_: open(told, "x").close())
+    open(f"{directory}/ready-{pid}", "x").close()
+    while sum(name.startswith("told") for name in os.listdir(directory)) < number:
+        time.sleep(0.01)
+    open(f"{directory}/left-{pid}", "x").close()
+
+
+@procedure
 def append_and_wait(started, text, path):
     """Add a line to one file, then wait until there is the other."""
     append(started, text)

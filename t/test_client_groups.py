@@ -91,6 +91,23 @@ def test_cancelling_a_group_lets_no_waiting_call_start(rpc, tmp_path, wait_for):
     assert runs.read_text() == "x\n"
 
 
+def test_running_calls_of_a_group_are_cancelled_together(
+    make_servers, tmp_path, wait_for
+):
+    servers = make_servers(
+        daemon={"limits": {"kill_grace": 40}},
+        dispatcher={"limits": {"cancel_grace": 50}},
+    )
+    with servers.caller() as rpc:
+        place = tmp_path / "place"
+        place.mkdir()
+        for _ in range(5):
+            rpc.host("localhost", group="five").leave_together(str(place), 5)
+        wait_for(lambda: len(list(place.glob("ready-*"))) == 5, 30)
+        rpc.group("five").cancel()
+        assert len(list(place.glob("left-*"))) == 5
+
+
 def test_too_many_failures_stop_the_others(rpc, tmp_path, name):
     never = str(tmp_path / "never")
     for host, procedure, argument in [

@@ -340,7 +340,7 @@ class Group:
         slices = [job_ids[k::_CANCELLERS] for k in range(_CANCELLERS) if job_ids[k:]]
         if len(slices) <= 1:
             return self._ask_to_cancel(job_ids, on_behalf_of)
-        with ThreadPoolExecutor(len(slices)) as threads:
+        with ThreadPoolExecutor(len(slices), "harp-cancel") as threads:
             found = threads.map(
                 lambda some: self._ask_to_cancel(some, on_behalf_of), slices
             )

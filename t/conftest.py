@@ -21,6 +21,7 @@ PROCEDURES = TOP / "t" / "procedures_for_tests.py"
 _SECONDS_TO_END = 5.0
 _TEST_SECONDS = 60
 _SLOW_TEST_SECONDS = 300
+_UNCLOSED = "ResourceWarning"
 
 
 # --- how the tests are run ----------------------------------------------------------
@@ -28,6 +29,11 @@ _SLOW_TEST_SECONDS = 300
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
+    parser.addoption(
+        "--dev",
+        action="store_true",
+        help="run the programs under -X dev, a ResourceWarning in a log is a failure",
+    )
     parser.addoption("--seed", default="1", help="of the fuzzers' cases; default: 1")
 
 
@@ -35,6 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # The programs that tests start find the library as the tests do.
     paths = [str(LIB), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    if config.getoption("--dev"):
+        os.environ["PYTHONDEVMODE"] = "1"
+        os.environ["PYTHONWARNINGS"] = f"error::{_UNCLOSED}"
     leftovers.mark()
     # Whoever ends the tests gets what they have started ended too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -63,7 +72,10 @@ def seed(request: pytest.FixtureRequest) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    seconds = _SLOW_TEST_SECONDS if "slow" in item.keywords else _TEST_SECONDS
+    slow = item.get_closest_marker("slow")
+    seconds = _TEST_SECONDS
+    if slow is not None:
+        seconds = slow.kwargs.get("seconds", _SLOW_TEST_SECONDS)
 
     def give_up(*_) -> None:
         pytest.fail(f"not done within {seconds} s: it waits here")
@@ -107,6 +119,39 @@ def _check_leftovers(directory: Path, who: str) -> Iterator[None]:
     if left:
         leftovers.kill_beyond(directory, before)
         pytest.fail(f"{who} left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_leaves_nothing_open(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    yield
+    if request.config.getoption("--dev"):
+        _check_unclosed(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(autouse=True)
+def _test_leaves_nothing_open(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The programs of a test have closed all that they let go of."""
+    if not request.config.getoption("--dev"):
+        yield
+        return
+    directory = request.getfixturevalue("tmp_path")
+    yield
+    _check_unclosed(directory)
+
+
+def _check_unclosed(directory: Path) -> None:
+    # Raised where nobody can catch it, it stands in what a program writes.
+    found = [
+        f"{path.name}: {line}"
+        for path in directory.rglob("*.log")
+        if path.is_file()
+        for line in path.read_text(errors="replace").splitlines()
+        if _UNCLOSED in line
+    ]
+    if found:
+        pytest.fail("programs left open:\n  " + "\n  ".join(found), pytrace=False)
 
 
 # --- waiting and time ---------------------------------------------------------------

@@ -145,6 +145,15 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def descendants_of(pid: int) -> list[int]:
+    found = []
+    with contextlib.suppress(FileNotFoundError):  # it has just ended
+        found += children_of(pid)
+    for child in found.copy():
+        found += descendants_of(child)
+    return found
+
+
 def call_processes(daemon, procedure: str) -> list[int]:
     """Return the pids of that procedure's calls."""
     return [

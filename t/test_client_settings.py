@@ -116,6 +116,7 @@ def test_what_makes_no_sense_is_a_value_error(arguments, options, fault):
     "text, fault",
     [
         ("url = ", "is not TOML"),
+        ("url = " + "[" * 5000, "is not TOML: nested too deep"),
         ("url = 5", "url: must be a string"),
         ('url = "http://web01"', "no URL"),
         ('password = "geheim"', "'password': unknown key"),

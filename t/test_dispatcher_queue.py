@@ -91,6 +91,8 @@ class Notes:
         return most
 
     def _of(self, queue):
+        if not self.path.exists():
+            return
         for line in self.path.read_text().splitlines():
             of, number, what, moment = line.split()
             if of == queue:
@@ -127,6 +129,12 @@ def results(connect, job_ids):
         return [client.reply() for _ in job_ids]
 
 
+def cancel_all(connect, job_ids):
+    with connect() as client:
+        for job_id in job_ids:
+            assert client.ask(request("cancel", job_id)) == {"cancelled": True}
+
+
 # --- queues -------------------------------------------------------------------------
 
 
@@ -140,28 +148,34 @@ def test_queue_of_one_runs_its_jobs_one_after_the_other_in_order(connect, notes)
 
 @pytest.mark.parametrize("concurrency", [2, 5])
 def test_queue_runs_as_many_jobs_as_its_concurrency_and_no_more(
-    connect, notes, concurrency
+    connect, notes, wait_for, concurrency
 ):
-    jobs = [
-        interval(notes, "many", number, 0.05, concurrency) for number in range(20)
-    ]
-    results(connect, submit_all(connect, jobs))
-    assert notes.most_at_once("many") == concurrency
+    # given: the first ones stay until all of them run
+    seconds = [60] * concurrency + [0.01] * 15
+    job_ids = submit_all(
+        connect,
+        [
+            interval(notes, "many", number, stay, concurrency)
+            for number, stay in enumerate(seconds)
+        ],
+    )
+    wait_for(lambda: len(notes.begun("many")) == concurrency, 30)
+    # when
+    cancel_all(connect, job_ids[:concurrency])
+    results(connect, job_ids)
+    # then
+    assert notes.too_many("many") == []
+    assert sorted(notes.begun("many")) == list(range(len(seconds)))
 
 
-def test_full_queue_holds_up_no_other(connect, notes):
-    jobs = [interval(notes, "slow", number, 0.5) for number in range(4)]
+def test_full_queue_holds_up_no_other(connect, notes, wait_for):
+    jobs = [interval(notes, "slow", number, 60) for number in range(4)]
     jobs += [interval(notes, "quick", number) for number in range(4)]
-    slow, quick = [], []
     job_ids = submit_all(connect, jobs)
     slow, quick = job_ids[:4], job_ids[4:]
-    before = time.monotonic()
-    results(connect, quick)
-    assert time.monotonic() - before < 1
-    with connect() as client:
-        for job_id in slow[1:]:
-            assert client.ask(request("cancel", job_id)) == {"cancelled": True}
-    results(connect, slow[:1])
+    assert results(connect, quick) == [{"result": number} for number in range(4)]
+    wait_for(lambda: notes.begun("slow"), 30)
+    cancel_all(connect, reversed(slow))  # so that none of them comes to its turn
     assert notes.begun("slow") == [0]
 
 
@@ -222,9 +236,11 @@ def test_limits_hold_on_the_host_whatever_becomes_of_the_jobs(
     for queue in range(queues):
         assert not notes.too_many(f"q{queue}")
     kinds = {list(end)[0] for end in ends}
-    assert kinds == {"result", "exception", "cancelled", "error"}
+    # The few that take too long may all have been cancelled.
+    assert {"result", "exception", "cancelled"} <= kinds
+    assert kinds <= {"result", "exception", "cancelled", "error"}
     errors = [end["error"]["type"] for end in ends if "error" in end]
-    assert set(errors) == {"timeout"}
+    assert set(errors) <= {"timeout"}
     # Each job began once at most, and those that ended by themselves exactly once.
     for queue in range(queues):
         begun = notes.begun(f"q{queue}")

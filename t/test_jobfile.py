@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from harp import protocol, wire
+from harp import jobid, protocol, wire
 from harp.dispatcher.disk import FileGone, StorageError
 from harp.dispatcher.jobfile import (
     Reader,
@@ -550,3 +550,31 @@ def test_file_cut_at_any_byte_is_worth_its_whole_lines(path):
                 assert (tail.end is not None) == (cut >= ends[4])
                 # Up to the packets: the end is written again.
                 assert tail.size == max(end for end in ends[:4] if end <= cut)
+
+
+HUGE = "1" + "0" * 400
+
+
+@pytest.mark.parametrize("key", ["order", "submit", "timeout", "max_exec_time"])
+@pytest.mark.parametrize("value", [HUGE, "-1", "1e300", "true", '"5"', "null"])
+def test_record_with_a_number_that_can_not_be_is_refused(key, value):
+    record = json.loads(make_record().encode())
+    line = json.dumps(record | {key: "?"}, separators=(",", ":"))
+    with pytest.raises(StorageError, match="first line can't be read"):
+        decode_record(line.replace('"?"', value).encode())
+
+
+@pytest.mark.parametrize("value", [HUGE, "-1", "1e300", "true", '"5"'])
+def test_start_and_trailer_with_a_time_that_can_not_be_are_none(value):
+    line = START.encode().replace(b"1000.5", value.encode())
+    assert decode_start(line) is None
+    line = trailer(0).encode().replace(b"1000.5", value.encode())
+    assert decode_trailer(line) is None
+
+
+def test_record_of_another_job_is_refused(tmp_path):
+    path = tmp_path / f"{jobid.make()}.jsonl"
+    path.write_bytes(RECORD.encode())
+    with Reader(str(path)) as reader:
+        with pytest.raises(StorageError, match=f"is of job '{RECORD.job_id}'"):
+            reader.record()

@@ -514,8 +514,17 @@ def test_file_of_another_job_is_set_aside(log, directory):
 
 def test_directory_in_place_of_a_file_does_not_stop_the_start(log, directory):
     active(directory, jobid.make()).mkdir()
+    (directory / "active" / f".{jobid.make()}.new").mkdir()
     good = store(directory)
     assert recover(log) == [good]
+
+
+def test_pipe_in_place_of_a_file_is_set_aside(log, directory):
+    bad = jobid.make()
+    os.mkfifo(active(directory, bad))
+    good = store(directory)
+    assert recover(log) == [good]
+    assert names(directory, "corrupt") == [f"{bad}.jsonl"]
 
 
 @pytest.mark.parametrize("operation", ["open", "write", "sync"])
@@ -569,3 +578,19 @@ def test_job_cut_at_any_byte_is_recovered(tmp_path, disk):
                     )
         finally:
             log.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"stbrt"' + START.encode()[8:],
+        START.encode().replace(b":", b";", 1),
+        START.encode().replace(b"1000.5", b"1e300"),
+        b"\0" * 50 + b"\n",
+    ],
+)
+def test_job_whose_start_is_damaged_is_not_run_again(log, directory, line):
+    job_id = store(directory, line)
+    assert recover(log) == []
+    end, _ = end_of(log, job_id)
+    assert (end.value["type"], end.value["ran"]) == ("missing_result", "maybe")

@@ -82,6 +82,40 @@ def test_process_whose_parent_has_gone_is_found(left):
     assert left(5) == []
 
 
+def run_tests(directory, conftest, tests, *options):
+    """Run tests of their own with these settings."""
+    here = Path(__file__).parent
+    (directory / "conftest.py").write_text(conftest)
+    (directory / "pytest.ini").write_text(
+        (here / "pytest.ini").read_text().replace("../lib", f"{here} {here}/../lib")
+    )
+    (directory / "test_it.py").write_text(tests)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", directory / "pytest.ini", directory]
+        + ["-q", f"--basetemp={directory / 'base'}", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=50,
+    )
+
+
+def test_what_a_program_leaves_open_is_found_under_dev(tmp_path):
+    ran = run_tests(
+        tmp_path,
+        (Path(__file__).parent / "conftest.py").read_text(),
+        "import subprocess, sys\n"
+        "import pytest\n"
+        "@pytest.mark.parametrize('end', ['', '.close()'])\n"
+        "def test_opens(tmp_path, end):\n"
+        "    with open(tmp_path / 'it.log', 'w') as log:\n"
+        "        code = 'open(\"/dev/null\")' + end\n"
+        "        subprocess.run([sys.executable, '-c', code], stderr=log)\n",
+        "--dev",
+    )
+    assert "it.log: ResourceWarning: unclosed file" in ran.stdout
+    assert "2 passed, 1 error" in ran.stdout
+
+
 def test_test_that_hangs_is_ended_and_what_it_started_too(tmp_path):
     # given: tests that hang, with these settings but less time
     tests = Path(__file__).parent
@@ -92,25 +126,16 @@ def test_test_that_hangs_is_ended_and_what_it_started_too(tmp_path):
     ]:
         assert text.count(old) == 1
         text = text.replace(old, new)
-    (tmp_path / "conftest.py").write_text(text)
-    (tmp_path / "pytest.ini").write_text(
-        (tests / "pytest.ini").read_text().replace("../lib", f"{tests} {tests}/../lib")
-    )
-    (tmp_path / "test_it.py").write_text(
+    # when
+    ran = run_tests(
+        tmp_path,
+        text,
         "import subprocess, time\n"
         "def test_hangs():\n"
         "    child = subprocess.Popen(['sleep', '60'])\n"
         "    child.returncode = 0\n"
         "    time.sleep(60)\n"
-        "def test_goes_on(): pass\n"
-    )
-    # when
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-c", tmp_path / "pytest.ini", tmp_path]
-        + ["-q", f"--basetemp={tmp_path / 'base'}"],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=50,
+        "def test_goes_on(): pass\n",
     )
     # then
     assert "not done within 1 s" in ran.stdout

@@ -32,6 +32,8 @@ def parse_address(text: str, default_port: int | None = None) -> Address:
     :param default_port: used if there is none; None: there must be one
     :raises ValueError: if it is none of them
     """
+    if "\0" in text:  # the system would take what is before it, or nothing
+        raise ValueError(f"is no address: {text!r}")
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path.startswith("/"):

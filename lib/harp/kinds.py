@@ -27,17 +27,23 @@ class Kind(NamedTuple):
     parse: Callable[[Any], Any]
 
 
-def _typed(type_: type | tuple, text: str) -> Kind:
-    def parse(value):
-        if not isinstance(value, type_):
-            raise ValueError
-        return value
-
-    return Kind(text, parse)
+def _parse_string(value) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    _refuse_nul(value)
+    return value
 
 
-STRING = _typed(str, "a string")
-BOOLEAN = _typed(bool, "true or false")
+def _refuse_nul(text: str) -> None:
+    # The system takes none in a path or a name.
+    if "\0" in text:
+        raise ValueError("must not contain a NUL")
+
+
+def _parse_boolean(value) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
 
 
 def _parse_seconds(value) -> float:
@@ -94,6 +100,8 @@ def _parse_user(value):
 def _parse_strings(value) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError
+    for item in value:
+        _refuse_nul(item)
     return tuple(value)
 
 
@@ -159,6 +167,8 @@ def choice(*choices: str) -> Kind:
     return Kind("one of " + ", ".join(f'"{choice}"' for choice in choices), parse)
 
 
+STRING = Kind("a string", _parse_string)
+BOOLEAN = Kind("true or false", _parse_boolean)
 SECONDS = Kind("a number above 0", _parse_seconds)
 WHOLE_SECONDS = Kind("a positive integer", _parse_whole_seconds)
 COUNT = Kind("a positive integer", _parse_count)

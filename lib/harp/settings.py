@@ -177,6 +177,10 @@ def _read_file() -> dict | None:
         table = tomllib.loads(data.decode())
     except ValueError as error:  # of both: not UTF-8, not TOML
         raise ConfigurationError(f"{CLIENT_FILE}: is not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigurationError(
+            f"{CLIENT_FILE}: is not TOML: nested too deep"
+        ) from None
     for key, value in table.items():
         if key not in _TEXTS and key not in TIMEOUTS:
             raise ConfigurationError(f"{CLIENT_FILE}: {key[:100]!a}: unknown key")

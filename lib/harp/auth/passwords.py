@@ -82,6 +82,8 @@ def _parse_scrypt(text: str) -> Secret:
         raise ValueError("scrypt: N must be a power of 2, r and p positive")
     if 128 * r * (n + p) > _MAX_SCRYPT_MEMORY:
         raise ValueError("scrypt: N, r and p need more than 256 MiB")
+    if r == 1 and n >= 1 << 16:  # RFC 7914, 2; of larger r it would take more memory
+        raise ValueError("scrypt: N must be below 65536 if r is 1")
 
     def make_digest(password: bytes) -> bytes:
         return hashlib.scrypt(

@@ -3,7 +3,7 @@
 
 from .daemon import DaemonConfig
 from .dispatcher import DispatcherConfig
-from .table import ConfigError, Key, at_start, check, keys, load
+from .table import ConfigError, Key, at_start, check, collect, keys, load
 
 __all__ = [
     "ConfigError",
@@ -12,6 +12,7 @@ __all__ = [
     "Key",
     "at_start",
     "check",
+    "collect",
     "keys",
     "load",
 ]

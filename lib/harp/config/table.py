@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from ..commandline import one_line
@@ -30,6 +30,20 @@ class ConfigError(Exception):
     def __init__(self, faults: list[str]) -> None:
         self.faults = [shown(fault) for fault in faults]
         super().__init__("\n".join(self.faults))
+
+    def within(self, path: str) -> ConfigError:
+        """Return it with a file's name before each fault, where only a key was."""
+        return ConfigError([f"{path}: {fault}" for fault in self.faults])
+
+
+def collect(faults: list[str], make: Callable, *arguments: object) -> Any:
+    """Return what ``make`` does. If it raises :class:`ConfigError`, its faults are
+    added to those that were found before, and None is returned."""
+    try:
+        return make(*arguments)
+    except ConfigError as error:
+        faults += error.faults
+        return None
 
 
 def shown(fault: str) -> str:

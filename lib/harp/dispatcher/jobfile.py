@@ -18,11 +18,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from .. import protocol, wire
 from ..errors import Refusal
+from . import layout
 from .disk import Disk, FileGone, StorageError
 
 FORMAT = 1
@@ -32,6 +33,8 @@ _RECORD_PREFIX = b'{"harpcaller_job":'
 _START_PREFIX = b'{"start":'
 _TRAILER_PREFIX = b'{"end":'
 _MAX_TRAILER = 4096
+_MOST_ORDER = 2**63 - 1
+_LAST_TIME = 253_402_300_799  # the end of the year 9999
 
 
 class Record(NamedTuple):
@@ -112,15 +115,14 @@ def decode_record(line: bytes) -> Record:
         call = protocol.parse_request(protocol.field(fields, "request", dict))
         if not isinstance(call, protocol.Call):
             raise ValueError("holds no call")
-        concurrency = fields["concurrency"]
         return Record(
-            fields["job_id"],
-            int(fields["order"]),
-            float(fields["submit"]),
-            int(fields["timeout"]),
-            int(fields["max_exec_time"]),
-            None if concurrency is None else int(concurrency),
-            fields["submitted_by"],
+            protocol.field(fields, "job_id", str),
+            _whole(fields["order"], 0, _MOST_ORDER),
+            _time(fields["submit"]),
+            _whole(fields["timeout"], 1, protocol.MAX_SECONDS),
+            _whole(fields["max_exec_time"], 1, protocol.MAX_SECONDS),
+            _or_none(fields["concurrency"], _concurrency),
+            _or_none(fields["submitted_by"], _text),
             call,
         )
     except (Refusal, KeyError, TypeError, ValueError) as error:
@@ -133,12 +135,11 @@ def decode_trailer(line: bytes) -> Trailer | None:
         return None
     try:
         fields = wire.decode(line)
-        start = fields["start"]
         return Trailer(
-            float(fields["end"]),
-            None if start is None else float(start),
-            str(fields["outcome"]),
-            int(fields["packets"]),
+            _time(fields["end"]),
+            _or_none(fields["start"], _time),
+            _text(fields["outcome"]),
+            _whole(fields["packets"], 0, _MOST_ORDER),
         )
     except (Refusal, KeyError, TypeError, ValueError):
         return None
@@ -151,10 +152,43 @@ def decode_start(line: bytes) -> Start | None:
     try:
         fields = wire.decode(line)
         return Start(
-            float(fields["start"]), str(fields["address"]), int(fields["port"])
+            _time(fields["start"]),
+            _text(fields["address"]),
+            _whole(fields["port"], 0, 65535),
         )
     except (Refusal, KeyError, TypeError, ValueError):
         return None
+
+
+def _time(value: object) -> float:
+    """Return a time in seconds since the epoch that can be written as a date."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"no time: {value!r}")
+    if not 0 <= value <= _LAST_TIME:
+        raise ValueError("no time: out of range")
+    return float(value)
+
+
+def _whole(value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"no integer: {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"no integer from {least} to {most}")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"no text: {value!r}")
+    return value
+
+
+def _concurrency(value: object) -> int:
+    return _whole(value, 1, protocol.MAX_CONCURRENCY)
+
+
+def _or_none(value: object, parse: Callable[[object], Any]) -> Any:
+    return None if value is None else parse(value)
 
 
 def packet_number(line: bytes) -> int:
@@ -252,7 +286,7 @@ class Writer:
         # A reader that has the old file open must not find there what comes to nothing.
         self._cut_back()
         directory, name = os.path.split(self._path)
-        path = os.path.join(directory, f".{name.removesuffix('.jsonl')}.new")
+        path = os.path.join(directory, layout.new_name(layout.job_of(name)))
         copy = self._disk.create(path)
         try:
             self._copy(copy)
@@ -298,7 +332,8 @@ class Reader:
     def _open(self) -> int:
         for path in self._paths:
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                # Not to wait for the writer of a pipe, if somebody has put one there.
+                fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
             self.path = path
@@ -322,11 +357,14 @@ class Reader:
         return os.fstat(self._fd).st_mtime
 
     def record(self) -> Record:
-        """Raises StorageError if the first line can't be read."""
+        """Raises StorageError if the first line can't be read, or is of another job."""
         try:
-            return decode_record(self._first_line()[:-1])
+            record = decode_record(self._first_line()[:-1])
         except StorageError as error:
             raise StorageError(f"{self.path}: {error}") from None
+        if os.path.basename(self.path) != layout.file_name(record.job_id):
+            raise StorageError(f"{self.path}: is of job {record.job_id[:100]!a}")
+        return record
 
     def _first_line(self) -> bytes:
         if self._record_line is None:
@@ -339,9 +377,17 @@ class Reader:
         line = self._first_line()
         return all(text in line for text in texts)
 
+    def record_size(self) -> int:
+        """Return the bytes of the first line."""
+        return len(self._first_line())
+
+    def second_line(self) -> bytes:
+        """Return what is behind the record, with its newline if it is whole."""
+        return self._line_at(len(self._first_line()))
+
     def start_line(self) -> bytes | None:
         """Return the second line if it is a start."""
-        line = self._line_at(len(self._first_line()))
+        line = self.second_line()
         return line if line.startswith(_START_PREFIX) else None
 
     def stream_offset(self) -> int:

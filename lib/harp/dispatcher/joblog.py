@@ -146,7 +146,7 @@ class JobLog:
 
     def say_seen(self) -> None:
         """Leave behind that a dispatcher is at work here at this time."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # at worst the next start doubts the clock
             os.utime(self._lock)
 
     def close(self) -> None:
@@ -178,7 +178,7 @@ class JobLog:
 
     def _check_layout(self) -> None:
         path = os.path.join(self._directory, layout.FORMAT_FILE)
-        if not layout.is_known(path):
+        if not layout.has_format(path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path + layout.NEW)
             fd = self._disk.create(path + layout.NEW)
@@ -222,7 +222,7 @@ class JobLog:
         long until the next one comes."""
         if self._refusing_since is None:
             return
-        path = f"{self._active}/.{jobid.make()}{layout.NEW}"
+        path = f"{self._active}/{layout.new_name(jobid.make())}"
         try:
             self._check_room()
             fd = self._disk.create(path)
@@ -247,7 +247,7 @@ class JobLog:
 
     def _store_record(self, record: Record) -> int:
         line = record.encode()
-        new = f"{self._active}/.{record.job_id}{layout.NEW}"
+        new = f"{self._active}/{layout.new_name(record.job_id)}"
         fd = -1
         try:
             fd = self._disk.create(new)
@@ -320,7 +320,7 @@ class JobLog:
         except OSError as error:
             kind = NoDescriptors if error.errno in _NO_DESCRIPTORS else StorageError
             raise kind(f"{error.filename}: {error.strerror}") from None
-        if os.path.exists(os.path.join(self._corrupt, job_id + layout.SUFFIX)):
+        if os.path.exists(self._corrupt_path(job_id)):
             raise StorageError(f"job {job_id} could not be read and was set aside")
         return None
 
@@ -336,10 +336,13 @@ class JobLog:
             return reader.record()
 
     def _active_path(self, job_id: str) -> str:
-        return f"{self._active}/{job_id}{layout.SUFFIX}"
+        return f"{self._active}/{layout.file_name(job_id)}"
 
     def _done_path(self, job_id: str) -> str:
-        return f"{self._hour(job_id)}/{job_id}{layout.SUFFIX}"
+        return f"{self._hour(job_id)}/{layout.file_name(job_id)}"
+
+    def _corrupt_path(self, job_id: str) -> str:
+        return f"{self._corrupt}/{layout.file_name(job_id)}"
 
     def _hour(self, job_id: str) -> str:
         return f"{self._done}/{layout.hour_of(job_id)}"
@@ -393,7 +396,7 @@ class JobLog:
         try:
             for name in os.listdir(self._active):
                 if layout.is_new(name):
-                    os.unlink(os.path.join(self._active, name))
+                    self._remove_new(os.path.join(self._active, name))
             job_ids = layout.ids_in(self._active)
         except OSError as error:
             raise StorageError(f"{self._active}: {error.strerror}") from None
@@ -401,6 +404,13 @@ class JobLog:
         waiting = [job for job in found if isinstance(job, Waiting)]
         waiting.sort(key=lambda job: job.order)
         return waiting, [job for job in found if isinstance(job, Unended)]
+
+    def _remove_new(self, path: str) -> None:
+        try:
+            os.unlink(path)
+        except IsADirectoryError:
+            # Not of ours, and in nobody's way.
+            logger.error("directory in place of a file is left %s", fields(path=path))
 
     def _recover_job(self, job_id: str) -> Waiting | Unended | None:
         try:
@@ -410,8 +420,6 @@ class JobLog:
                 raise StorageError(f"job {job_id} has ended and is in {layout.DONE}")
             with Reader(self._active_path(job_id)) as reader:
                 record = reader.record()
-                if record.job_id != job_id:
-                    raise StorageError(f"{reader.path}: is of job {record.job_id!a}")
                 tail = Tail(reader)
         except (StorageError, OSError) as error:
             self._set_aside(job_id, error)
@@ -469,10 +477,7 @@ class JobLog:
             "job can't be read, set aside %s", fields(job=job_id, error=str(error))
         )
         try:
-            os.rename(
-                self._active_path(job_id),
-                os.path.join(self._corrupt, job_id + layout.SUFFIX),
-            )
+            os.rename(self._active_path(job_id), self._corrupt_path(job_id))
         except OSError as failure:
             logger.error(
                 "can't set aside %s", fields(job=job_id, error=failure.strerror)

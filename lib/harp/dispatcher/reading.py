@@ -60,15 +60,19 @@ class Reading:
         if found is None:
             raise StorageError(f"{self.reader.path}: the end of the job is damaged")
         trailer, trailer_offset = found
+        begin = self._stream_offset()
         until = self.reader.line_before(trailer_offset)
-        return Extent(
-            size,
-            trailer.packets,
-            self._stream_offset(),
-            until,
-            trailer,
-            trailer_offset,
-        )
+        if until < begin or not self._is_end(until, trailer_offset, trailer.outcome):
+            raise StorageError(f"{self.reader.path}: the end of the job is damaged")
+        return Extent(size, trailer.packets, begin, until, trailer, trailer_offset)
+
+    def _is_end(self, begin: int, end: int, outcome: str) -> bool:
+        """Tell whether a line is the end that the trailer speaks of, by its beginning:
+        another line would be taken for it by whoever asks, or be waited behind."""
+        prefix = protocol.END_PREFIXES.get(outcome)
+        if prefix is None:
+            return False
+        return self.reader.read(begin, min(begin + len(prefix), end)) == prefix
 
     def _stream_offset(self) -> int:
         if self._begin is None:

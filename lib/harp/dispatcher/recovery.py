@@ -28,14 +28,15 @@ class Tail:
         self.packets = 0
         self.end: protocol.End | None = None
         self.trailer: Trailer | None = None
-        start_line = reader.start_line() or b""
-        # Half a one was not synced, so the request was not sent; a whole one was.
-        self._has_start_line = start_line.endswith(b"\n")
-        if self._has_start_line:
-            self.start = decode_start(start_line)
-        stream = reader.stream_offset()
-        if self.start is None:
-            stream -= len(start_line)
+        second_line = reader.second_line()
+        # Half a one was not synced, so the request was not sent. A whole one that can't
+        # be read may have been the start.
+        self._has_second_line = second_line.endswith(b"\n")
+        if self._has_second_line:
+            self.start = decode_start(second_line)
+        stream = reader.record_size()
+        if self.start is not None:
+            stream += len(second_line)
         self.size = stream
         size = reader.file_size()
         self._look_back(reader, stream, size)
@@ -44,7 +45,7 @@ class Tail:
     @property
     def has_started(self) -> bool:
         """Whether the request may have been sent."""
-        return self._has_start_line or self.packets > 0 or self.end is not None
+        return self._has_second_line or self.packets > 0 or self.end is not None
 
     def _look_back(self, reader: Reader, stream: int, size: int) -> None:
         if size > stream and reader.read(size - 1, size) != b"\n":

@@ -1,7 +1,8 @@
 """Every message of both protocols: built and parsed here, and nowhere else are their
 keys spelled. Pure functions; the text that they follow is doc/protocol.rst. The modules
-are a part of the text each; who speaks needs none but this one, and ``admin`` for the
-admin socket."""
+are a part of the text each; who speaks needs this one only, beside ``admin``,
+``hostadmin`` and ``queueadmin`` at the admin socket; ``explain`` and ``listed`` are for
+who shows what a reply says."""
 
 from .parts import (  # noqa: F401
     CANCELLED,
@@ -15,22 +16,23 @@ from .parts import (  # noqa: F401
     MAX_SECONDS,
     OUTCOMES,
     QUEUED,
+    RAN,
     RAN_MAYBE,
     RAN_NO,
     RAN_YES,
     RESULT,
     RUNNING,
     STATES,
-    VERSION,
     End,
     canonical,
     field,
     optional,
 )
 from .replies import (  # noqa: F401
-    Reached,
+    END_PREFIXES,
     PACKET_PREFIX,
     Packet,
+    Reached,
     Status,
     build_cancelled,
     build_continue,
@@ -49,7 +51,6 @@ from .replies import (  # noqa: F401
     cut_arguments,
     daemon_refusal,
     error_end,
-    has_ended,
     host_name,
     keep_procedures,
     packets_of,
@@ -57,6 +58,7 @@ from .replies import (  # noqa: F401
     parse_cancelled,
     parse_end,
     parse_explain,
+    parse_host_list,
     parse_host_procedures,
     parse_job_entry,
     parse_job_id,

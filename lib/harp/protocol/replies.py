@@ -8,14 +8,11 @@ from collections.abc import Callable, Collection
 from ..errors import INVALID_REQUEST, Refusal
 from .parts import (
     CANCELLED,
-    DONE,
     ERROR,
     EXCEPTION,
     End,
     OUTCOMES,
-    RAN_MAYBE,
-    RAN_NO,
-    RAN_YES,
+    RAN,
     VERSION,
     canonical,
     error_object,
@@ -32,6 +29,10 @@ from .requests import Call, Queue, masked_arguments, queue_object, secret_argume
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .daemon import ProcedureList
+
+
+END_PREFIXES = {outcome: f'{{"{outcome}":'.encode() for outcome in OUTCOMES}
+"""What the line of an end begins with, by its outcome."""
 
 
 def build_end(end: End) -> dict:
@@ -164,10 +165,6 @@ def parse_job_list(message: dict) -> tuple[list[dict], str | None]:
     return statuses, next_before
 
 
-def has_ended(status: dict) -> bool:
-    return status["state"] == DONE
-
-
 def build_queue_list(queues: list[dict], next_after: dict | None = None) -> dict:
     """:param next_after: name of the last queue, if there are more"""
     reply: dict = {"queues": queues}
@@ -194,6 +191,11 @@ def build_host_list(hosts: list[dict]) -> dict:
 
 def build_host_entry(hostname: str, address: str, port: int) -> dict:
     return {"hostname": hostname, "address": address, "port": port}
+
+
+def parse_host_list(message: dict) -> list[dict]:
+    """Return the entries in a reply to ``list_hosts``."""
+    return objects(message, "hosts")
 
 
 def host_name(entry: dict) -> str:
@@ -342,7 +344,7 @@ def parse_reply_end(message: dict) -> End:
         if daemon_refusal(message) is not None:
             raise Refusal(INVALID_REQUEST, "it is a daemon's error")
         error = parse_error_object(message, ERROR, "ran")
-        if error.get("ran") not in (None, RAN_NO, RAN_MAYBE, RAN_YES):
+        if error.get("ran") not in (None, *RAN):
             raise Refusal(INVALID_REQUEST, '"error.ran" must be no, maybe or yes')
         return End(ERROR, error)
     return end

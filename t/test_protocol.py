@@ -406,6 +406,14 @@ def test_reply_that_is_not_the_protocol_is_refused(parse, message):
     assert caught.value.type == INVALID_REQUEST
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), "1", True, [1]])
+def test_number_of_a_reply_that_nobody_can_reckon_with_is_refused(value):
+    good = protocol.parse_reached({"seconds": 0.5, "cert_expires": 2**1000})
+    assert good.cert_expires == 2**1000
+    with pytest.raises(Refusal, match="cert_expires"):
+        protocol.parse_reached({"seconds": 0.5, "cert_expires": value})
+
+
 def test_status_is_whole():
     assert on_the_wire(STATUS) == {
         "call": {"host": "web01", "procedure": "run", "arguments": {"a": 1}},

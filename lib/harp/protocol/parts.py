@@ -24,9 +24,7 @@ OUTCOMES = (RESULT, EXCEPTION, CANCELLED, ERROR)
 FAILURES = (EXCEPTION, ERROR)
 
 # Whether the procedure can have had an effect.
-RAN_NO = "no"
-RAN_MAYBE = "maybe"
-RAN_YES = "yes"
+RAN = RAN_NO, RAN_MAYBE, RAN_YES = ("no", "maybe", "yes")
 
 STATES = QUEUED, RUNNING, DONE = ("queued", "running", "done")
 
@@ -69,6 +67,11 @@ def is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_of_version(message: dict, key: str) -> bool:
+    """Tell whether the version that stands beside a key is ours."""
+    return is_int(message.get(key)) and message[key] == VERSION
+
+
 def field(message: dict, key: str, kind, prefix: str = ""):
     """Return the value of a key.
 
@@ -97,6 +100,9 @@ def objects(message: dict, key: str) -> list[dict]:
     return entries
 
 
+_FLOAT_BITS = 1023  # of an integer that surely fits into a float
+
+
 def numbers(message: dict, *keys: str) -> None:
     """Check that there are numbers, null or nothing beside some keys.
 
@@ -106,10 +112,17 @@ def numbers(message: dict, *keys: str) -> None:
         value = message.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float, NoneType)):
             raise Refusal(INVALID_REQUEST, f'"{key}" must be a number or null')
+        # Who reckons with it may need a float.
+        if isinstance(value, int) and value.bit_length() > _FLOAT_BITS:
+            raise Refusal(INVALID_REQUEST, f'"{key}" is too large')
+
+
+def credentials_object(user: str, password: str) -> dict:
+    return {"user": user, "password": password}
 
 
 def parse_credentials(auth: dict) -> tuple[str, str]:
-    """Return user and password of an ``auth`` object.
+    """Return what :func:`credentials_object` was given.
 
     :raises Refusal: ``invalid_request`` if one is missing
     """

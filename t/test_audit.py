@@ -121,6 +121,19 @@ def test_cancel_is_noted_and_so_is_that_there_was_nothing_to_cancel(
         assert line["outcome"] == "refused" and line["type"] == "invalid_jobid"
 
 
+def test_cancel_of_a_job_that_cannot_be_read_is_noted(make_dispatcher, path):
+    dispatcher = make_dispatcher()
+    with dispatcher.connect() as client:
+        job_id = client.ask(call_request("echo", 1, auth=GUEST))["job_id"]
+        client.ask(request("get_result", job_id))
+        file = dispatcher.done_path(job_id)
+        file.write_bytes(file.read_bytes().replace(b"{", b"[", 1))
+        assert type_of(client.ask(request("cancel", job_id))) == "storage_error"
+    noted = lines(path)[-1]
+    assert (noted["operation"], noted["outcome"]) == ("cancel", "refused")
+    assert (noted["job"], noted["type"]) == (job_id, "storage_error")
+
+
 def test_refused_call_is_noted_with_the_reason(make_dispatcher, path):
     dispatcher = make_dispatcher(limits={"arguments": 100})
     with dispatcher.connect() as client:

@@ -413,6 +413,10 @@ def test_host_that_cannot_be_asked_is_an_error_of_its_type(dispatcher, host, typ
         (b"garbage\n", "protocol_error"),
         (b'{"harp": 1, "stream_result": true}\n', "protocol_error"),
         (json.dumps(error("auth_error")).encode() + b"\n", "auth_error"),
+        *(
+            (json.dumps(error("x") | more).encode() + b"\n", "protocol_error")
+            for more in ({"result": 5}, {"stream": 5})
+        ),
     ],
 )
 def test_answer_that_is_no_list_is_an_error(dispatcher, answering, answer, type):

@@ -542,6 +542,23 @@ def test_cancel_that_could_not_be_stored_once_is_as_any_other_the_next_time(
     assert system.end(job_id).outcome == "cancelled"
 
 
+def test_job_that_waits_for_its_file_is_told_of_after_a_cancel_that_failed(
+    system, script, wait_for, caplog
+):
+    system.submit("hold", queue=QUEUE)
+    wait_for(lambda: script.called)
+    job_id = system.submit(queue=QUEUE)
+    system.disk.fail("open", errno.EIO)
+    assert refusal(system.jobs.request_cancel, job_id) == "storage_error"
+    script.released.set()
+    wait_for(lambda: system.jobs.unstored()[0] == 1)
+    wait_for(lambda: "can't be opened for now" in caplog.text)
+    system.disk.mend()
+    wait_for(lambda: system.end(job_id))
+    assert system.jobs.unstored() == (0, None)
+    assert caplog.text.count("can't be opened for now") == 1
+
+
 # --- news ---------------------------------------------------------------------------
 
 

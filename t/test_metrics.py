@@ -15,10 +15,12 @@ from harp.cli.admin.life import describe
 from harp.dispatcher.counters import Counters
 from harp.dispatcher.jobs import Jobs
 from harp.dispatcher.queues import Queues
+from harp.errors import Refusal
 from harp.protocol.admin import (
     Metric,
     build_dispatcher_status,
     parse_dispatcher_status,
+    parse_metrics,
 )
 from joblogs import FailingDisk, make_record, open_log
 
@@ -74,6 +76,20 @@ def test_metrics_are_written_as_the_format_says():
         'b{x="1",y="2"} 0.5\nb{x="2"} 0\n'
         "# HELP c None.\n# TYPE c gauge\n"
     )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        5,
+        {},
+        {"name": "a", "type": "gauge", "help": "A.", "samples": [5]},
+        {"name": "a", "type": "gauge", "help": "A.", "samples": [{"labels": {}}]},
+    ],
+)
+def test_reply_that_holds_no_metrics_is_refused(entry):
+    with pytest.raises(Refusal):
+        parse_metrics({"metrics": [entry]})
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,12 @@ def make(milliseconds: int | None = None) -> str:
     number = milliseconds << 80 | int.from_bytes(os.urandom(10), "big")
     number = number & ~(0xF << 76) | 7 << 76
     number = number & ~(0x3 << 62) | 2 << 62
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return _dashed(f"{number:032x}")
+
+
+def _dashed(digits: str) -> str:
+    groups = digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]
+    return "-".join(groups)
 
 
 def least(seconds: float) -> str:
@@ -43,11 +47,11 @@ def between(low: str, high: str) -> str:
     :param low: a valid job id
     :param high: a valid job id that sorts after it
     """
-    least, most = _number(low), _number(high)
-    number = most - int.from_bytes(os.urandom(16), "big") % (most - least)
-    text = f"{number >> 74:012x}7{number >> 62 & 0xFFF:03x}"
-    text += f"{2 << 62 | number & (1 << 62) - 1:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    last = _number(high)
+    back = int.from_bytes(os.urandom(16), "big") % (last - _number(low))
+    number = last - back
+    head = f"{number >> 74:012x}7{number >> 62 & 0xFFF:03x}"
+    return _dashed(f"{head}{2 << 62 | number & (1 << 62) - 1:016x}")
 
 
 def _number(job_id: str) -> int:

@@ -120,13 +120,14 @@ class Connection:
         connection from now on
     :param max_line: bytes that a received line may have, without its newline
     :param wakers: any of them, when set, makes every wait here raise :class:`Woken`
+    :ivar sock: the socket; once TLS has been started, an ``ssl.SSLSocket``
     """
 
     def __init__(
         self, sock: socket.socket, max_line: int, wakers: tuple[Waker, ...] = ()
     ) -> None:
         sock.setblocking(False)
-        self.max_line = max_line
+        self._max_line = max_line
         self._poll = select.poll()
         self._awaited = select.POLLIN
         self._poll.register(sock, self._awaited)
@@ -156,7 +157,7 @@ class Connection:
         :raises OSError: ``ssl.SSLError`` among them, if the handshake fails
         :raises DeadlineExceeded: if it takes too long
         """
-        import ssl
+        import ssl  # here: clients without TLS don't need it
 
         # A socket that can't be wrapped is lost, with its descriptor: its connection
         # has gone, or no certificate can have that name.
@@ -294,10 +295,10 @@ class Connection:
             line = None
         else:
             line = bytes(buffer[:end])
-        if end > self.max_line:
+        if end > self._max_line:
             raise Refusal(
                 INVALID_REQUEST,
-                f"line is longer than {self.max_line} bytes",
+                f"line is longer than {self._max_line} bytes",
                 closes=True,
             )
         if line is not None:
@@ -356,13 +357,19 @@ class Connection:
             view = view[sent:]
 
     def half_close(self) -> None:
-        """Tell the peer that nothing more comes; what it sends can still be read.
+        """Tell the peer that nothing more comes; what it sends can still be read."""
+        self._shut_down(socket.SHUT_WR)
 
-        ``SSLSocket.shutdown`` would drop the TLS layer, and the next write would go
-        out in clear; the plain one leaves it, and the next write fails.
-        """
+    def interrupt(self) -> None:
+        """End the wait of the thread that uses the connection, from another one: to it
+        the peer seems to have closed."""
+        self._shut_down(socket.SHUT_RDWR)
+
+    def _shut_down(self, how: int) -> None:
+        # SSLSocket.shutdown() would drop the TLS layer, and the next write would go out
+        # in clear; the plain one leaves it, and the next write fails.
         try:
-            socket.socket.shutdown(self.sock, socket.SHUT_WR)
+            socket.socket.shutdown(self.sock, how)
         except OSError:
             pass  # the peer was faster
 

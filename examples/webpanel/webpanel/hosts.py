@@ -31,10 +31,9 @@ class Host(NamedTuple):
 def known_hosts(panel: Panel) -> list[Host]:
     """Return the hosts that the dispatcher knows, by name."""
     reply = panel.rpc.request(protocol.build_list_hosts(), REPLY_SECONDS)
-    entries = protocol.field(reply, "hosts", list)
     return sorted(
         Host(protocol.host_name(entry), f"{entry.get('address')}:{entry.get('port')}")
-        for entry in entries
+        for entry in protocol.parse_host_list(reply)
     )
 
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import harp
 from harp import protocol
+from harp.address import Address
 from harp.errors import Refusal
 from harp.protocol import listed
-from harp.protocol.hostadmin import parse_host_list
 
-from . import listings, many, output, table
-from . import options as common
+from . import hostnames, listings, output, table
+from . import options as cli_options
 
 _AT_A_TIME = 16
 _SOON = 14 * 86400  # s; a certificate that expires in less is worth being told
@@ -22,7 +22,7 @@ _SOON = 14 * 86400  # s; a certificate that expires in less is worth being told
 
 def add_hosts(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_hosts)
-    common.add_formats(parser)
+    cli_options.add_formats(parser)
 
 
 def add_ping(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_ping(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="names, with commas or blanks between; 'web*' stands for all like that",
     )
-    common.add_formats(parser)
+    cli_options.add_formats(parser)
 
 
 def add_procedures(parser: argparse.ArgumentParser) -> None:
@@ -42,16 +42,16 @@ def add_procedures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "procedure", metavar="PROCEDURE", nargs="?", help="print its own help"
     )
-    common.add_formats(parser)
+    cli_options.add_formats(parser)
 
 
 COMMANDS = {"hosts": add_hosts, "ping": add_ping, "procedures": add_procedures}
 
 
 def _hosts(options: argparse.Namespace) -> int:
-    with common.caller(options) as caller:
-        reply = caller.request(protocol.build_list_hosts(), common.REPLY_SECONDS)
-    listings.show(options, parse_host_list(reply), listings.show_hosts)
+    with cli_options.caller(options) as caller:
+        reply = caller.request(protocol.build_list_hosts(), cli_options.REPLY_SECONDS)
+    listings.show(options, protocol.parse_host_list(reply), listings.show_hosts)
     return 0
 
 
@@ -59,12 +59,12 @@ def _hosts(options: argparse.Namespace) -> int:
 
 
 def _ping(options: argparse.Namespace) -> int:
-    with common.caller(options) as caller:
-        names = many.find_hosts(caller, ",".join(options.hosts))
+    with cli_options.caller(options) as caller:
+        names = hostnames.find_hosts(caller, ",".join(options.hosts))
         failed: list[Exception] = []
         rows = _rows(_ask_all(caller, names), failed)
         if not table.is_for_people(options.json or options.jsonl):
-            listings.show(options, rows, lambda rows, _: _print_all(rows))
+            listings.show(options, rows, lambda rows, _: table.show(rows, _PING, True))
         else:
             order = {name: number for number, name in enumerate(names)}
             found = sorted(rows, key=lambda row: order[row["host"]])
@@ -75,11 +75,6 @@ def _ping(options: argparse.Namespace) -> int:
     if failed and len(names) == 1:
         return output.status_of(failed[0])
     return output.SOME_FAILED if failed else 0
-
-
-def _print_all(rows: Iterator[dict]) -> None:
-    for row in rows:
-        output.value(row)
 
 
 def _ask_all(
@@ -118,7 +113,8 @@ def _ask_all(
 def _ask(caller: harp.HarpCaller, name: str) -> protocol.Reached | Exception:
     request = protocol.build_list_host_procedures(name)
     try:
-        return protocol.parse_reached(caller.request(request, common.REPLY_SECONDS))
+        reply = caller.request(request, cli_options.REPLY_SECONDS)
+        return protocol.parse_reached(reply)
     except harp.HarpException as error:
         return error
     except Refusal as fault:
@@ -180,9 +176,7 @@ def _authentication(row: dict) -> str | None:
 def _address(row: dict) -> str | None:
     if row["address"] is None:
         return None
-    address = str(row["address"])
-    host = f"[{address}]" if ":" in address else address
-    return f"{host}:{row['port']}"
+    return str(Address(str(row["address"]), row["port"]))
 
 
 _PING = [
@@ -202,7 +196,7 @@ _PING = [
 
 
 def _procedures(options: argparse.Namespace) -> int:
-    with common.caller(options) as caller:
+    with cli_options.caller(options) as caller:
         found = caller.procedures(options.host)
     if options.procedure is None:
         listings.show(options, found, _show)

@@ -11,11 +11,10 @@ from collections.abc import Iterable
 import harp
 from harp import protocol
 from harp.errors import INVALID_REQUEST, Refusal
-from harp.protocol.hostadmin import parse_host_list
 from harp.protocol.listed import FullStatus, parse_full_status
 
-from . import options as common
-from . import output, table
+from . import hostnames, output, table
+from . import options as cli_options
 from .progress import Progress
 from .report import Report
 
@@ -33,7 +32,7 @@ def call(
     named: dict,
 ) -> int:
     """Make the calls and return the exit status."""
-    names = find_hosts(caller, options.host)
+    names = hostnames.find_hosts(caller, options.host)
     if options.at_a_time is not None and options.queue is not None:
         raise output.UsageError("--at-a-time makes a queue of its own: no --queue")
     servers = caller.hosts(names, options.at_a_time, **server_options)
@@ -41,7 +40,7 @@ def call(
         group = servers[options.procedure](*positional, **named)
     except KeyboardInterrupt:
         output.note("interrupted; which calls were submitted is not known:")
-        output.note(f"  {common.command(options, 'list')}")
+        output.note(f"  {cli_options.command(options, 'list')}")
         return output.INTERRUPTED
     return submitted(options, caller, group)
 
@@ -73,40 +72,6 @@ def wait(options: argparse.Namespace, caller: harp.HarpCaller) -> int:
         return output.fail(output.NOT_CARRIED_OUT, text)
     jobs = dict(reversed(jobs.items()))  # as they were submitted
     return _Watch(options, caller, options.group, jobs).run({}, None, options.timeout)
-
-
-def find_hosts(caller: harp.HarpCaller, text: str) -> list[str]:
-    """Return the hosts that are meant by ``web01,db*``. Names are taken as they are,
-    patterns stand for what the dispatcher knows.
-
-    :raises UsageError: if there is none, or none that a pattern fits
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts):
-        raise output.UsageError(f"{text!a}: a host's name is missing")
-    if not any(character in text for character in "*?["):
-        return list(dict.fromkeys(parts))
-    from fnmatch import fnmatchcase
-
-    known = list_hosts(caller)
-    found: dict[str, None] = {}
-    for part in parts:
-        fitting = [name for name in known if fnmatchcase(name, part)]
-        if not fitting and any(character in part for character in "*?["):
-            raise output.UsageError(f"the dispatcher knows no host like {part!a}")
-        found |= dict.fromkeys(fitting or [part])
-    return list(found)
-
-
-def list_hosts(
-    caller: harp.HarpCaller, timeout: float = common.REPLY_SECONDS
-) -> list[str]:
-    """Return the names of all hosts that the dispatcher tells us of, sorted.
-
-    :param timeout: seconds
-    """
-    reply = caller.request(protocol.build_list_hosts(), timeout)
-    return sorted(protocol.host_name(entry) for entry in parse_host_list(reply))
 
 
 class _Watch:
@@ -257,7 +222,7 @@ class _Watch:
     # --- interrupted ---
 
     def _interrupted(self) -> int:
-        common.leave_at_next_interrupt()
+        cli_options.leave_at_next_interrupt()
         self._progress.hide()
         if self._options.cancel_on_interrupt:
             output.note("cancelling the calls; Ctrl-C once more leaves at once")
@@ -269,8 +234,8 @@ class _Watch:
 
     def _tell_how_to_go_on(self) -> None:
         group = ("--group", self._group_id)
-        cancel = common.command(self._options, "cancel", *group)
-        wait = common.command(self._options, "wait", *group)
+        cancel = cli_options.command(self._options, "cancel", *group)
+        wait = cli_options.command(self._options, "wait", *group)
         left = f"{len(self._pending)} of {len(self._jobs)} calls"
         output.note(f"no longer waiting for {left}, which are not cancelled")
         output.note(f"  to cancel them: {cancel}")

@@ -18,9 +18,9 @@ from typing import NamedTuple
 from .. import protocol, wire
 from ..auth import Authenticator
 from ..auth.delays import Delays
-from ..config import ConfigError, DispatcherConfig
-from ..errors import AUTH_ERROR, OVERLOADED, Refusal
-from ..gate import Gate, Visitor, name_of
+from ..config import ConfigError, DispatcherConfig, collect
+from ..errors import AUTH_ERROR, Refusal
+from ..gate import Gate, Visitor, displaced, name_of
 from ..listener import Listener
 from ..log import fields
 from ..rights import CALL, CANCEL, EVERYTHING, LIST, NOTHING, READ, Rights
@@ -69,16 +69,12 @@ class Access:
         # Those who have come in at a door as it was may still have their handshake.
         listeners = {*(door.listener for door in self._doors), *config.listen}
         faults = _find_faults(config)
-        context = authenticator = None
-        try:
-            authenticator = Authenticator(config)
-        except ConfigError as error:
-            faults += error.faults
+        context = None
+        authenticator = collect(faults, Authenticator, config)
         if any(listener.tls for listener in listeners):
-            try:
-                context = server_context(config.certificate, config.private_key)
-            except ConfigError as error:
-                faults += error.faults
+            context = collect(
+                faults, server_context, config.certificate, config.private_key
+            )
         if faults:
             raise ConfigError(faults)
         return Prepared(config, context, authenticator)
@@ -181,6 +177,11 @@ class Guest:
             self.peer = name_of(address)
 
     @property
+    def name(self) -> str:
+        """Who it is and where it comes from, for the log."""
+        return f"{self.user or 'anonymous'}, {self.peer}"
+
+    @property
     def wakers(self) -> tuple[wire.Waker, ...]:
         """What ends the waits of its connection beside what the connection knows."""
         return () if self._visitor is None else (self._visitor.waker,)
@@ -220,12 +221,12 @@ class Guest:
             return
         self._gate.authenticated(self._sock)
         if self._visitor.displaced:  # at the last moment
-            raise _displaced()
+            raise displaced()
 
     def refusal_of_displaced(self) -> Refusal | None:
         """Return what it is to be told if it has to give way to others."""
         is_displaced = self._visitor is not None and self._visitor.displaced
-        return _displaced() if is_displaced else None
+        return displaced() if is_displaced else None
 
     def identify(self, message: dict, connection: wire.Connection) -> None:
         """Find out who sends a request. Who has said it once need not repeat it, but
@@ -262,7 +263,7 @@ class Guest:
 
     def _delay_refusal(self, user: str, connection: wire.Connection) -> None:
         config = self._access.current.config
-        host = self.peer.rpartition(":")[0].strip("[]") if self._gate else ""
+        host = "" if self._visitor is None else self._visitor.address
         delay = self._access.delays.note_failure(
             host, user, config.failure_delay, config.max_failure_delay
         )
@@ -373,11 +374,6 @@ _WHAT = {
 
 def _queue_text(name: dict | None) -> str | None:
     return None if name is None else protocol.canonical(name)
-
-
-def _displaced() -> Refusal:
-    text = "others are waiting, and this took its time"
-    return Refusal(OVERLOADED, text, closes=True)
 
 
 def peer_of(sock: socket.socket) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from .. import log
 from ..errors import INVALID_REQUEST, Refusal
 from ..kinds import LEAST_AGE
 from ..log import fields
-from ..protocol import admin as protocol
+from ..protocol import admin as messages
 from ..protocol import canonical, hostadmin, queueadmin
 from .health import Health
 from .hosts import Hosts, HostsError
@@ -29,18 +29,12 @@ logger = logging.getLogger(__name__)
 class Asker(NamedTuple):
     """Who asks.
 
-    :ivar user: name of a system user, verified
-    :ivar peer: the process, for people
+    :ivar name: system user and process, for the log
     :ivar wait: returns the result of a future; raises if its client has gone
     """
 
-    user: str
-    peer: str
+    name: str
     wait: Callable[[concurrent.futures.Future], object]
-
-    @property
-    def name(self) -> str:
-        return f"{self.user}, {self.peer}"
 
 
 class Admin:
@@ -77,13 +71,13 @@ class Admin:
         """
         return _OPERATIONS[type(request)](self, request, asker)
 
-    def _status(self, request: protocol.GetDispatcherStatus, asker: Asker) -> dict:
-        return protocol.build_dispatcher_status(self._health.status(self._stopping))
+    def _status(self, request: messages.GetDispatcherStatus, asker: Asker) -> dict:
+        return messages.build_dispatcher_status(self._health.status(self._stopping))
 
-    def _metrics(self, request: protocol.GetMetrics, asker: Asker) -> dict:
-        return protocol.build_metrics(self._health.metrics())
+    def _metrics(self, request: messages.GetMetrics, asker: Asker) -> dict:
+        return messages.build_metrics(self._health.metrics())
 
-    def _prune(self, request: protocol.Prune, asker: Asker) -> dict:
+    def _prune(self, request: messages.Prune, asker: Asker) -> dict:
         age = self._pruning.max_age if request.age is None else request.age
         if age is None:
             raise Refusal(INVALID_REQUEST, 'max_age is "never": say which age')
@@ -93,22 +87,22 @@ class Admin:
                 "age must be at least a day: a younger job may be submitted again",
             )
         logger.info("removing old jobs %s", fields(by=asker.name, age=age))
-        return protocol.build_pruned(*self._pruning.prune(age, request.since))
+        return messages.build_pruned(*self._pruning.prune(age, request.since))
 
-    def _stop(self, request: protocol.Stop, asker: Asker) -> dict:
+    def _stop(self, request: messages.Stop, asker: Asker) -> dict:
         if not request.drain:
             self._stopping = True
         self._stops.give(request, f"harpcallerd stop by {asker.name}")
-        return protocol.build_stopping(os.getpid())
+        return messages.build_stopping(os.getpid())
 
-    def _reload(self, request: protocol.Reload, asker: Asker) -> dict:
+    def _reload(self, request: messages.Reload, asker: Asker) -> dict:
         logger.info("reload is wanted %s", fields(by=asker.name))
-        return protocol.build_reloaded(*self._reloading.wait(self._reloading.want()))
+        return messages.build_reloaded(*self._reloading.wait(self._reloading.want()))
 
-    def _reopen_logs(self, request: protocol.ReopenLogs, asker: Asker) -> dict:
+    def _reopen_logs(self, request: messages.ReopenLogs, asker: Asker) -> dict:
         faults = log.reopen()
         logger.info("log files opened again %s", fields(by=asker.name))
-        return protocol.build_reopened(faults)
+        return messages.build_reopened(faults)
 
     def _refresh_hosts(self, request: hostadmin.RefreshHosts, asker: Asker) -> dict:
         if not request.dry_run:
@@ -143,12 +137,12 @@ class Admin:
 
 
 _OPERATIONS = {
-    protocol.GetDispatcherStatus: Admin._status,
-    protocol.GetMetrics: Admin._metrics,
-    protocol.Prune: Admin._prune,
-    protocol.Stop: Admin._stop,
-    protocol.Reload: Admin._reload,
-    protocol.ReopenLogs: Admin._reopen_logs,
+    messages.GetDispatcherStatus: Admin._status,
+    messages.GetMetrics: Admin._metrics,
+    messages.Prune: Admin._prune,
+    messages.Stop: Admin._stop,
+    messages.Reload: Admin._reload,
+    messages.ReopenLogs: Admin._reopen_logs,
     hostadmin.RefreshHosts: Admin._refresh_hosts,
     hostadmin.GetHost: Admin._get_host,
     queueadmin.ListQueue: Admin._list_queue,

@@ -22,9 +22,8 @@ from typing import NamedTuple, TypeVar
 
 from .. import protocol
 from ..config import ConfigError, DispatcherConfig
-from ..errors import INVALID_JOBID, STORAGE_ERROR, Refusal
+from ..errors import INVALID_JOBID, STORAGE_ERROR, Refusal, reason
 from ..log import fields
-from ..service import reason
 from .access import Guest
 
 logger = logging.getLogger(__name__)

@@ -28,9 +28,9 @@ from ..errors import (
     STORAGE_ERROR,
     TIMEOUT,
     Refusal,
+    reason,
 )
 from ..log import fields
-from ..service import reason
 from .connecting import Connector, NotConnected, where
 from .disk import StorageError
 from .job import STOP_CANCELLED, Job

@@ -6,14 +6,12 @@ from __future__ import annotations
 import os
 import socket
 
-from .. import accounts
-from ..config import ConfigError, DispatcherConfig, logs
-from ..config.table import shown
+from .. import accounts, log
+from ..config import ConfigError, DispatcherConfig, collect, logs
 from ..listener import Listener
 from . import hosts, layout, options
 from .main import Dispatcher
 from .orders import Reloaded, Reloading, StopOrders
-
 
 _NOT_MADE = "hosts.cache"  # a start makes the directories of the others
 
@@ -27,17 +25,13 @@ def find_faults(settings: options.Options) -> list[str]:
         config = options.load_config(settings)
     except ConfigError as error:
         return error.faults  # the other files' names are not known
-    faults = []
-    account = None
-    try:
-        account = options.find_account(config)
-    except ConfigError as error:
-        faults += error.faults
-    # Made by root before it becomes another user.
-    faults += _missing_directories(config, by_root=os.geteuid() == 0)
+    faults: list[str] = []
+    account = collect(faults, options.find_account, config)
+    if os.geteuid() != 0:  # else they are made before root becomes another user
+        faults += _missing_directories(config)
     with accounts.acting_as(account):
         faults += _check_files(settings, config)
-    return [shown(f"{settings.config}: {text}") for text in faults]
+    return ConfigError(faults).within(settings.config).faults
 
 
 def _check_files(settings: options.Options, config: DispatcherConfig) -> list[str]:
@@ -45,11 +39,11 @@ def _check_files(settings: options.Options, config: DispatcherConfig) -> list[st
     faults += options.check_hands(settings, config)
     faults += logs.check(config.logging)
     faults += layout.check(config.stream_directory)
-    try:
-        dispatcher = Dispatcher(config, StopOrders(_nothing), Reloading(_no_reload))
-    except ConfigError as error:
-        faults += error.faults
-    else:
+    orders = StopOrders(_nothing), Reloading(_no_reload)
+    with log.kept() as skipped:  # lines of the password file and of known_certs
+        dispatcher = collect(faults, Dispatcher, config, *orders)
+    faults += skipped
+    if dispatcher is not None:
         dispatcher.discard()
     faults += hosts.check(config)
     faults += _check_admin_group(config)
@@ -70,9 +64,7 @@ def _directories(config: DispatcherConfig) -> list[tuple[str, str]]:
     return found
 
 
-def _missing_directories(config: DispatcherConfig, by_root: bool) -> list[str]:
-    if by_root:
-        return []
+def _missing_directories(config: DispatcherConfig) -> list[str]:
     faults = []
     for key, path in _directories(config):
         parent = path
@@ -100,7 +92,7 @@ def _check_admin_group(config: DispatcherConfig) -> list[str]:
         group = options.admin_group(config)
     except ConfigError:
         return []  # which is said elsewhere
-    if group is None or os.geteuid() == 0 or group in (os.getegid(), *os.getgroups()):
+    if group is None or options.may_give_to(group):
         return []
     return [
         f"admin_group: {config.admin_group}: the dispatcher's user must be a member to "

@@ -10,7 +10,6 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .. import jobid
 from .checkfile import FileCheck
 from .layout import (
     ACTIVE,
@@ -19,10 +18,12 @@ from .layout import (
     FORMAT_FILE,
     LAYOUT,
     LOCK,
-    SUFFIX,
+    NEW,
     begin_of_hour,
+    file_name,
     hour_of,
     is_new,
+    job_of,
 )
 
 MAX_LINE = 64 * 1024 * 1024
@@ -76,7 +77,7 @@ class LogCheck:
             path = os.path.join(self._directory, name)
             if name in (LOCK, FORMAT_FILE):
                 yield from self._check_mode(path, _FILE_MODE)
-            elif name not in known and name != FORMAT_FILE + ".new":
+            elif name not in known and name != FORMAT_FILE + NEW:
                 yield Fault(path, None, "unknown name")
         # In this order: a job that ends meanwhile is seen in one of them.
         for name, check in known.items():
@@ -147,7 +148,7 @@ class LogCheck:
     def _active(self, directory: str) -> Iterator[Fault]:
         for name in self._names(directory):
             path = os.path.join(directory, name)
-            job_id = _job_id(name)
+            job_id = job_of(name)
             if job_id is not None:
                 yield from self._check_job(path, job_id, is_active=True)
                 yield from self._look_in_done(path, job_id)
@@ -155,7 +156,8 @@ class LogCheck:
                 yield Fault(path, None, "unknown name")
 
     def _look_in_done(self, path: str, job_id: str) -> Iterator[Fault]:
-        done = os.path.join(self._directory, DONE, hour_of(job_id), job_id + SUFFIX)
+        hour = os.path.join(self._directory, DONE, hour_of(job_id))
+        done = os.path.join(hour, file_name(job_id))
         # Only then is it in both; it may just have moved from here to there.
         if os.path.lexists(done) and os.path.lexists(path):
             yield Fault(path, None, f"is in {DONE} as well")
@@ -173,7 +175,7 @@ class LogCheck:
     def _done_hour(self, directory: str, hour: str) -> Iterator[Fault]:
         for name in self._names(directory):
             path = os.path.join(directory, name)
-            job_id = _job_id(name)
+            job_id = job_of(name)
             if job_id is None:
                 yield Fault(path, None, "unknown name")
                 continue
@@ -217,12 +219,6 @@ class LogCheck:
                 return
         if not is_active and check.is_unended:
             yield Fault(path, found.st_size, f"is in {DONE}, but has not ended")
-
-
-def _job_id(name: str) -> str | None:
-    """The job that a file is of, None if it is no name of such a file."""
-    job_id = name.removesuffix(SUFFIX)
-    return job_id if job_id != name and jobid.is_valid(job_id) else None
 
 
 def _holder(lock: str) -> int | None:

@@ -17,9 +17,10 @@ from ..errors import (
     OS_ERROR,
     PROTOCOL_ERROR,
     UNKNOWN_HOST,
+    reason,
 )
-from ..service import reason
-from .hosts import Host, Hosts
+from .hostlines import Host
+from .hosts import Hosts
 from .resolver import Endpoint, Resolver
 from .trust import NotTrusted, Trust, handshake_fault
 

@@ -12,8 +12,8 @@ import subprocess
 import time
 
 from .. import watched
+from ..errors import reason
 from ..log import fields
-from ..service import reason
 
 logger = logging.getLogger(__name__)
 

@@ -33,9 +33,9 @@ from ..errors import (
     SHUTDOWN,
     STORAGE_ERROR,
     Refusal,
+    reason,
 )
 from ..log import fields
-from ..service import reason
 from . import submission
 from .counters import Counters
 from .disk import FileGone, NoDescriptors, StorageError
@@ -256,8 +256,8 @@ class Jobs:
             return len(self._unstored), min(self._unstored.values(), default=None)
 
     def threads_refused_since(self) -> float | None:
-        """As :meth:`Workers.lacking_since`."""
-        return self._workers.lacking_since()
+        """As :meth:`Workers.threads_refused_since`."""
+        return self._workers.threads_refused_since()
 
     def request_cancel(self, job_id: object) -> Job | bool:
         """Cancel a job.
@@ -394,11 +394,12 @@ class Jobs:
                 return
 
     def _report_unstored(self, job: Job, what: str, error: StorageError) -> None:
-        if not job.unstored:
-            logger.error(what, fields(job=job.id, error=str(error)))
-            with self._changed:
-                self._unstored[job.id] = time.time()
-            job.report_unstored(True)
+        with self._changed:
+            if job.id in self._unstored:
+                return  # it has been said
+            self._unstored[job.id] = time.time()
+        logger.error(what, fields(job=job.id, error=str(error)))
+        job.report_unstored(True)
 
     def _pause(self) -> bool:
         """Wait before the next attempt to store something; False: the dispatcher stops

@@ -29,14 +29,30 @@ FORMAT_FILE = "format"
 ACTIVE = "active"
 DONE = "done"
 CORRUPT = "corrupt"
-SUFFIX = ".jsonl"
 NEW = ".new"
 """Ends the name of a file that is not whole yet."""
+_SUFFIX = ".jsonl"
 AFTER_ALL = "g"
 """No job id sorts after this."""
 _HOUR_FORM = "%Y-%m-%dT%H"
 _HOUR = re.compile("([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2})")
 _SORTED_FIRST = 2000  # names in a directory
+
+
+def file_name(job_id: str) -> str:
+    """Return the name of a job's file, in whichever directory."""
+    return job_id + _SUFFIX
+
+
+def job_of(name: str) -> str | None:
+    """Return the job that a file is of, None if no such file has that name."""
+    job_id = name.removesuffix(_SUFFIX)
+    return job_id if job_id != name and jobid.is_valid(job_id) else None
+
+
+def new_name(job_id: str) -> str:
+    """Return the name of a job's file, or a copy of it, that is not whole yet."""
+    return f".{job_id}{NEW}"
 
 
 def hour_of(job_id: str) -> str:
@@ -66,7 +82,7 @@ def begin_of_hour(name: str) -> int | None:
 
 
 def is_new(name: str) -> bool:
-    """Tell whether a file is one that has no name yet."""
+    """Tell whether a name is one that :func:`new_name` makes."""
     return (
         name.startswith(".")
         and name.endswith(NEW)
@@ -95,8 +111,7 @@ def _valid_ids(names: list[str]) -> Iterator[str]:
     while names:
         newest = heapq.nlargest(count, names)
         for name in newest:
-            job_id = name.removesuffix(SUFFIX)
-            if job_id != name and jobid.is_valid(job_id):
+            if (job_id := job_of(name)) is not None:
                 yield job_id
         names = [name for name in names if name < newest[-1]]
         count *= 8
@@ -106,7 +121,7 @@ def check(directory: str) -> list[str]:
     """Return why a start would refuse the directory, as far as its layout tells; a line
     for each fault. Nothing is made."""
     try:
-        is_known(os.path.join(directory, FORMAT_FILE))
+        has_format(os.path.join(directory, FORMAT_FILE))
     except StorageError as error:
         return [f"stream_directory: {error}"]
     except OSError as error:
@@ -114,7 +129,7 @@ def check(directory: str) -> list[str]:
     return []
 
 
-def is_known(path: str) -> bool:
+def has_format(path: str) -> bool:
     """Tell whether the file that names the layout is there.
 
     :raises StorageError: if it names another one

@@ -50,7 +50,7 @@ def run(settings: Options, background: service.Background) -> int:
         try:
             account = options.find_account(config)
         except ConfigError as error:
-            raise options.naming_file(settings, error) from None
+            raise error.within(settings.config) from None
         options.make_directories(config, account)
         pidfile = _take_pidfile(settings.pidfile)
         try:
@@ -108,7 +108,7 @@ class _Life:
             prepare(settings, config)
             self._dispatcher = Dispatcher(config, self._stops, self._reloading)
         except ConfigError as error:
-            raise options.naming_file(settings, error) from None
+            raise error.within(settings.config) from None
 
     def run(self) -> int:
         if os.geteuid() == 0:
@@ -253,7 +253,7 @@ class _Life:
             self._dispatcher.apply(config)
         except ConfigError as error:
             _go_on_logging(old)
-            raise options.naming_file(self._options, error) from None
+            raise error.within(self._options.config) from None
         restart = [f"listen ({one})" for one in waiting]
         return config, restart + [*changed.values()]
 

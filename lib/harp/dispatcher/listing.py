@@ -47,7 +47,7 @@ def list_jobs(
     texts = [wire.encode(text)[:-1] for text in request.texts]
     found: list[dict] = []
     size = 0
-    last = None
+    last = last_found = None
     for job_id in _candidates(jobs, request):
         is_full = len(found) >= limit or size >= _BYTES
         # At least one is looked at, or the next request would look no further.
@@ -61,7 +61,8 @@ def list_jobs(
         status = _status(jobs, job_id, request, texts, secret_names, may_see)
         if status is not None and request.matches(status):
             if is_full:
-                return protocol.build_job_list(found, found[-1]["job_id"])
+                return protocol.build_job_list(found, last_found)
+            last_found = job_id
             found.append(protocol.cut_arguments(status))
             size += len(wire.encode(found[-1]))
     return protocol.build_job_list(found, None)

@@ -1,4 +1,6 @@
-"""The dispatcher: puts the parts together, starts and stops them."""
+"""The dispatcher: puts the parts together, starts and stops them. Called by the main
+thread, but for the start and :meth:`Dispatcher.apply`, which have threads of their
+own."""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from collections.abc import Callable
 
 from .. import wire
 from ..address import Address
-from ..config import ConfigError, DispatcherConfig
+from ..config import ConfigError, DispatcherConfig, collect
 from ..listener import Listener
 from ..log import fields
 from ..server import Server
@@ -47,22 +49,22 @@ class Dispatcher:
     """
 
     def __init__(
-        self, settings: DispatcherConfig, stops: StopOrders, reloading: Reloading
+        self, config: DispatcherConfig, stops: StopOrders, reloading: Reloading
     ) -> None:
-        self._settings = settings
+        self._config = config
         self._use_files()
         self._log = JobLog(
-            settings.stream_directory,
-            max_job_size=settings.max_job_size,
-            reserve=settings.reserve,
+            config.stream_directory,
+            max_job_size=config.max_job_size,
+            reserve=config.reserve,
         )
         self._servers: list[Server] = []
         self._queues = Queues()
-        self._hosts = Hosts(settings)
-        self._connector = Connector(settings, self._hosts, self._trust, Resolver())
-        self._caller = Caller(settings, self._connector)
-        self._jobs = Jobs(settings, self._log, self._queues, self._caller.run)
-        self._pruning = Pruning(self._log, settings)
+        self._hosts = Hosts(config)
+        self._connector = Connector(config, self._hosts, self._trust, Resolver())
+        self._caller = Caller(config, self._connector)
+        self._jobs = Jobs(config, self._log, self._queues, self._caller.run)
+        self._pruning = Pruning(self._log, config)
         health = Health(
             self._log,
             self._queues,
@@ -84,7 +86,7 @@ class Dispatcher:
         )
         self._procedures = Procedures(self._connector)
         self._requests = Requests(
-            settings,
+            config,
             self._jobs,
             self._queues,
             self._hosts,
@@ -97,10 +99,10 @@ class Dispatcher:
     def _use_files(self) -> None:
         """Make those parts that something in the configuration may be wrong for."""
         faults: list[str] = []
-        self._admin_group = _collect(faults, options.admin_group, self._settings)
-        self._trust = _collect(faults, Trust, self._settings)
-        self._access = _collect(faults, Access, self._settings)
-        self._audit = _collect(faults, Audit, self._settings)
+        self._admin_group = collect(faults, options.admin_group, self._config)
+        self._trust = collect(faults, Trust, self._config)
+        self._access = collect(faults, Access, self._config)
+        self._audit = collect(faults, Audit, self._config)
         if faults:
             raise ConfigError(faults)
 
@@ -113,7 +115,7 @@ class Dispatcher:
         """
         self._log.open()
         # Bound before any job starts: what can fail, fails first.
-        for listener in self._settings.listen:
+        for listener in self._config.listen:
             self._listen(listener)
         self._listen_for_admin()
         self._hosts.start()
@@ -132,7 +134,7 @@ class Dispatcher:
                 listener.address,
                 functools.partial(self._requests.serve_client, door),
                 name="client",
-                max_connections=self._settings.max_connections,
+                max_connections=self._config.max_connections,
                 mode=listener.mode,
                 group=options.client_group(listener),
                 gate=door.gate,
@@ -142,7 +144,7 @@ class Dispatcher:
     def _listen_for_admin(self) -> None:
         self._servers.append(
             Server(
-                Address(None, 0, self._settings.admin_socket),
+                Address(None, 0, self._config.admin_socket),
                 self._requests.serve_admin,
                 name="admin",
                 max_connections=_ADMIN_CONNECTIONS,
@@ -172,14 +174,14 @@ class Dispatcher:
         # What can fail, fails before anything is changed.
         faults: list[str] = []
         prepared = [
-            (part, _collect(faults, part.prepare, config))
+            (part, collect(faults, part.prepare, config))
             for part in (self._trust, self._access, self._audit)
         ]
         if faults:
             raise ConfigError(faults)
         for part, found in prepared:
             part.apply(found)
-        self._settings = config
+        self._config = config
         for part in (
             self._log,
             self._hosts,
@@ -224,7 +226,7 @@ class Dispatcher:
         last the log. Works on whatever was started."""
         for server in self._servers:
             server.stop_accepting()
-        deadline = time.monotonic() + self._settings.cancel_grace + _STOP_SECONDS
+        deadline = time.monotonic() + self._config.cancel_grace + _STOP_SECONDS
         stuck = self._jobs.stop(deadline)
         if self._draining is not None:
             # It has nothing more to wait for, or is stuck as the others are.
@@ -241,11 +243,3 @@ class Dispatcher:
         else:
             self._requests.close()
         self._log.close()
-
-
-def _collect(faults: list[str], make: Callable, config: DispatcherConfig):
-    try:
-        return make(config)
-    except ConfigError as error:
-        faults += error.faults
-        return None

@@ -113,8 +113,12 @@ def client_group(listener: Listener) -> int | None:
         if listener.group is None:
             return None
         raise OSError(errno.EINVAL, f"{listener}: {error.args[0]}") from None
-    may_give = os.geteuid() == 0 or number in (os.getegid(), *os.getgroups())
-    return number if may_give else None
+    return number if may_give_to(number) else None
+
+
+def may_give_to(group: int) -> bool:
+    """Tell whether this process may give a socket to a group."""
+    return os.geteuid() == 0 or group in (os.getegid(), *os.getgroups())
 
 
 def make_directories(
@@ -176,8 +180,3 @@ def check_hands(options: Options, config: DispatcherConfig) -> list[str]:
 
 def _speaks_tls(config: DispatcherConfig) -> bool:
     return any(entry.tls for entry in config.listen)
-
-
-def naming_file(options: Options, error: ConfigError) -> ConfigError:
-    """Put the configuration's name before each fault that begins with a key."""
-    return ConfigError([f"{options.config}: {text}" for text in error.faults])

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 
 from .. import certificate, protocol, wire
-from ..errors import NETWORK_ERROR, OS_ERROR, PROTOCOL_ERROR, Refusal
-from ..service import reason
+from ..errors import NETWORK_ERROR, OS_ERROR, PROTOCOL_ERROR, Refusal, reason
 from .connecting import Connector, NotConnected, where
-from .hosts import Host
+from .hostlines import Host
+from .trust import presented_certificate
 
 _AT_A_TIME = 20
 
@@ -89,7 +89,7 @@ class _Question:
             raise Refusal(error.type, str(error)) from None
         try:
             found = _ask(connection, host)
-            presented = connection.sock.getpeercert(binary_form=True) or b""
+            presented = presented_certificate(connection)
         finally:
             connection.close()
         return protocol.build_host_procedures(
@@ -114,8 +114,11 @@ def _ask(connection: wire.Connection, host: Host) -> protocol.ProcedureList:
         connection.send(line, deadline)
         message = wire.decode(connection.readline(deadline))
         if protocol.daemon_refusal(message) is not None:
-            error = protocol.parse_daemon_message(message).value
-            raise _Refused(error["type"], f"{where(host)}: {error['message']}")
+            said = protocol.parse_daemon_message(message)
+            # One that says more than that it refuses is not understood.
+            if isinstance(said, protocol.End) and said.outcome == protocol.ERROR:
+                text = f"{where(host)}: {said.value['message']}"
+                raise _Refused(said.value["type"], text)
         return protocol.parse_procedure_list(message)
     except wire.DeadlineExceeded:
         text = f"{where(host)}: no answer in {_ANSWER_SECONDS:g} s"

@@ -24,7 +24,7 @@ from ..errors import OVERLOADED, SHUTDOWN, STORAGE_ERROR, Refusal
 from ..kinds import LEAST_AGE
 from ..log import fields
 from .joblog import JobLog
-from .layout import SUFFIX, begin_of_hour
+from .layout import begin_of_hour, job_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ _STEP = 5000  # files that one step removes
 _BATCH = 80  # files between two pauses
 _PACE = 0.0048  # s for a batch with its pause, where nothing else happens
 _THREADS = 4
-"""That remove files side by side. Most of the time that takes, the file system waits for
-its journal: 4 remove about three times as many as one, 8 no more than 4."""
+"""That remove files side by side. Most of the time, the file system waits for its
+journal: 4 remove about three times as many as one, 8 no more than 4."""
 _HOUR_SECONDS = 3600
 
 _JUMP = 86400.0
@@ -284,11 +284,11 @@ class _Step:
         several threads."""
         sizes, kept = [], 0
         for entry in entries:
-            job_id = entry.name.removesuffix(SUFFIX)
+            job_id = job_of(entry.name)
+            if job_id is None:
+                kept += 1
+                continue
             try:
-                if job_id == entry.name or not jobid.is_valid(job_id):
-                    kept += 1
-                    continue
                 found = entry.stat(follow_symlinks=False)
                 if max(found.st_mtime, jobid.time_of(job_id)) >= self._before:
                     kept += 1

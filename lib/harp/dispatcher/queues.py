@@ -67,15 +67,13 @@ class QueueState(NamedTuple):
 class Place(NamedTuple):
     """Where a job is that waits or is out, at a moment.
 
-    :ivar key: canonical text of its queue's name; None: no queue
-    :ivar concurrency: None: no limit
+    :ivar concurrency: of its queue; None: no limit
     :ivar position: how many it has to wait for to be the next, and 1; None: it is out
     :ivar running: jobs of its queue that are out
     :ivar waiting: how many of its queue wait
     :ivar next: id of the first of these, None if there is none
     """
 
-    key: str | None
     concurrency: int | None
     position: int | None
     running: tuple[QueuedJob, ...]
@@ -244,7 +242,6 @@ class Queues:
             elif job.id not in queue.running:
                 return None
             return Place(
-                queue.key,
                 queue.concurrency,
                 position,
                 tuple(queue.running.values()),

@@ -19,11 +19,11 @@ from ..errors import (
     SHUTDOWN,
     STORAGE_ERROR,
     Refusal,
+    reason,
 )
 from ..log import fields
 from ..protocol.admin import ADMIN_PARSERS
 from ..protocol.queueadmin import CancelQueue
-from ..service import reason
 from .access import Administrator, Door, Guest
 from .admin import Admin, Asker
 from .audit import Audit
@@ -211,7 +211,7 @@ class _Client:
 
     def _administer(self, request) -> dict:
         def answer() -> dict:
-            asker = Asker(self._guest.user, self._guest.peer, self._wait_for)
+            asker = Asker(self._guest.name, self._wait_for)
             return self._requests._admin.answer(request, asker)
 
         if isinstance(request, CancelQueue):
@@ -236,8 +236,9 @@ class _Client:
                 request.job_id
             )
             if found:
-                by = f"{self._guest.user or 'anonymous'}, {self._guest.peer}"
-                logger.info("cancelled %s", fields(job=request.job_id, by=by))
+                logger.info(
+                    "cancelled %s", fields(job=request.job_id, by=self._guest.name)
+                )
             return found
 
         job = self._requests._audit.cancel(self._guest, request, cancel)
@@ -365,7 +366,10 @@ class _Client:
         )
 
     def _exists(self, job_id: object) -> bool:
-        """Tell whether this client may know of a job."""
+        """Tell whether this client may know of a job.
+
+        :raises Refusal: ``storage_error`` if that can't be found out
+        """
         if not self._guest.rights.are_limited:
             return True
         try:
@@ -374,13 +378,15 @@ class _Client:
             if refusal.type != INVALID_JOBID:
                 raise
             return False
+        except StorageError as error:
+            raise Refusal(STORAGE_ERROR, str(error)) from None
         return True
 
     def _may_name(self, job_id: str) -> bool:
         """As :meth:`_exists`; not if that can't be found out."""
         try:
             return self._exists(job_id)
-        except (Refusal, StorageError):
+        except Refusal:
             return False
 
     # --- replies ---

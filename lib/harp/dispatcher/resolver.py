@@ -95,7 +95,7 @@ class Resolver:
             raise OSError(errno.EAGAIN, str(error)) from None
 
     def _forget(self, lookup: _Lookup) -> None:
-        """Whether it was abandoned before a thread took it up, or is done."""
+        """Take it out if no thread has taken it up; else nothing is to be done."""
         with self._changed:
             if lookup in self._lookups:
                 self._lookups.remove(lookup)

@@ -1,5 +1,5 @@
-"""What a call must be like to be accepted, and which calls are the same. Pure
-functions."""
+"""What a call must be like to be accepted, and which calls are the same. Nothing is
+kept here."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class Trust:
         try:
             with contextlib.closing(wire.connect(*peer, 0, deadline, wakers)) as second:
                 second.start_tls(self._unverified, None, deadline)
-                return certificate.describe(_certificate_of(second))
+                return certificate.describe(presented_certificate(second))
         except (OSError, wire.DeadlineExceeded):
             return "a certificate that is not trusted"
 
@@ -211,7 +211,7 @@ class _Expiry:
             if now < self._fine.get(host.hostname, 0.0) <= now + _DAY:
                 return
         try:
-            seen = certificate.parse_certificate(_certificate_of(connection))
+            seen = certificate.parse_certificate(presented_certificate(connection))
         except ValueError:
             return  # ssl could read it, and decided
         if self._is_to_be_told(host.hostname, seen.not_after, now, warning):
@@ -297,7 +297,7 @@ def _read_known_certs(path: str) -> Mapping[str, frozenset[str]]:
 def _check_pin(
     connection: wire.Connection, host: Host, source: str, pins: frozenset[str]
 ) -> None:
-    presented = _certificate_of(connection)
+    presented = presented_certificate(connection)
     if certificate.fingerprint(presented) not in pins:
         raise NotTrusted(
             f"host {host.hostname} presented {certificate.describe(presented)}; "
@@ -305,7 +305,8 @@ def _check_pin(
         )
 
 
-def _certificate_of(connection: wire.Connection) -> bytes:
+def presented_certificate(connection: wire.Connection) -> bytes:
+    """Return what the peer presented in the handshake, in DER; nothing: none."""
     return connection.sock.getpeercert(binary_form=True) or b""
 
 

@@ -18,7 +18,7 @@ _IDLE_SECONDS = 10.0
 
 
 class Workers:
-    """A pool of threads that take jobs from the queues.
+    """A pool of threads that take jobs from the queues. Called from any thread.
 
     :param run: called with a job in a worker's thread; runs it to its end
     :param most: threads at a time
@@ -51,7 +51,7 @@ class Workers:
         if thread is not None and (error := self._try_to_start(thread)):
             self._note_refusal(error)
 
-    def lacking_since(self) -> float | None:
+    def threads_refused_since(self) -> float | None:
         """Return since when jobs wait because the system refuses threads, in seconds
         since the epoch; None: none does. Tries again first: what it lacked may be
         there, and it may be long until the next submission."""

@@ -226,12 +226,15 @@ def parse_metrics(reply: dict) -> list[Metric]:
     """Return what :func:`build_metrics` was given."""
     return [
         Metric(
-            entry["name"],
-            entry["type"],
-            entry["help"],
-            [(sample["labels"], sample["value"]) for sample in entry["samples"]],
+            field(entry, "name", str),
+            field(entry, "type", str),
+            field(entry, "help", str),
+            [
+                (field(sample, "labels", dict), field(sample, "value", (int, float)))
+                for sample in objects(entry, "samples")
+            ],
         )
-        for entry in field(reply, "metrics", list)
+        for entry in objects(reply, "metrics")
     ]
 
 

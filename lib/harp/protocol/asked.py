@@ -19,6 +19,7 @@ from .parts import (
     count,
     field,
     is_int,
+    is_of_version,
     natural,
     optional,
     parse_credentials,
@@ -138,7 +139,7 @@ def parse_request(message: dict, more: Mapping[str, Callable] | None = None):
     :param more: parsers of further operations that are allowed, by their key
     :raises Refusal: ``invalid_protocol`` or ``invalid_request``
     """
-    if not is_int(message.get("harpcaller")) or message["harpcaller"] != VERSION:
+    if not is_of_version(message, "harpcaller"):
         raise Refusal(
             INVALID_PROTOCOL, f'"harpcaller" is not {VERSION}: other protocol version?'
         )

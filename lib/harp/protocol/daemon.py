@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-from ..errors import INVALID_PROTOCOL, INVALID_REQUEST, Refusal
+from ..errors import INVALID_PROTOCOL, Refusal
 from .parts import (
     ERROR,
     EXCEPTION,
     End,
     RESULT,
     VERSION,
+    credentials_object,
     error_object,
     field,
-    is_int,
+    is_of_version,
+    objects,
     optional,
     parse_credentials,
     parse_error_object,
@@ -36,8 +38,7 @@ class ListProcedures(namedtuple("ListProcedures", ("user", "password"))):
     """A request to a daemon: what may that user call?"""
 
     __slots__ = ()
-    procedure = None
-    job_id = None
+    procedure = job_id = None  # for who doesn't care which of the requests it is
 
 
 class ProcedureList(namedtuple("ProcedureList", ("procedures", "version", "digest"))):
@@ -64,7 +65,7 @@ def build_daemon_call(call: DaemonCall) -> dict:
         "harp": VERSION,
         "procedure": call.procedure,
         "arguments": call.arguments,
-        "auth": {"user": call.user, "password": call.password},
+        "auth": credentials_object(call.user, call.password),
     }
     if call.job_id is not None:
         request["job_id"] = call.job_id
@@ -96,7 +97,7 @@ def parse_daemon_call(message: dict) -> DaemonCall:
 
 def _parse_auth(message: dict) -> tuple[str, str]:
     """Return user and password of a request of our version."""
-    if not is_int(message.get("harp")) or message["harp"] != VERSION:
+    if not is_of_version(message, "harp"):
         raise Refusal(
             INVALID_PROTOCOL, f'"harp" is not {VERSION}: other protocol version?'
         )
@@ -107,7 +108,7 @@ def build_list_procedures(request: ListProcedures) -> dict:
     return {
         "harp": VERSION,
         "procedures": True,
-        "auth": {"user": request.user, "password": request.password},
+        "auth": credentials_object(request.user, request.password),
     }
 
 
@@ -123,7 +124,7 @@ def build_procedure(
     """A procedure in a list of them.
 
     :param parameters: objects with ``name``, ``kind`` (as ``inspect`` calls them, in
-        lower case) and, as source text, ``default`` and ``annotation`` if there are such
+        lower case) and, as source text, ``default`` and ``annotation``, if any
     :param timeout: seconds that a call may take; None: for ever
     :param concurrency: calls of it at a time; None: no limit of its own
     """
@@ -146,10 +147,8 @@ def parse_procedure_list(message: dict) -> ProcedureList:
 
     :raises Refusal: if it isn't such a reply
     """
-    procedures = field(message, "procedures", list)
+    procedures = objects(message, "procedures")
     for procedure in procedures:
-        if not isinstance(procedure, dict):
-            raise Refusal(INVALID_REQUEST, '"procedures" must be an array of objects')
         field(procedure, "name", str, "procedures.")
     return ProcedureList(
         procedures,
@@ -217,7 +216,7 @@ def parse_daemon_message(message: dict) -> Acknowledgement | StreamValue | End:
         return End(RESULT, message[RESULT])
     if EXCEPTION in message:
         return End(EXCEPTION, parse_error_object(message, EXCEPTION))
-    if not is_int(message.get("harp")) or message["harp"] != VERSION:
+    if not is_of_version(message, "harp"):
         raise Refusal(
             INVALID_PROTOCOL, f'message has no known key, or "harp" is not {VERSION}'
         )

@@ -6,7 +6,7 @@ from collections import namedtuple
 
 from ..errors import INVALID_REQUEST, Refusal
 from .asked import without_options
-from .parts import field, objects, optional
+from .parts import field, optional
 from .requests import build_request
 
 
@@ -77,7 +77,7 @@ def build_get_host(hostname: str) -> dict:
 
 
 def build_refreshed(refreshed: Refreshed) -> dict:
-    return dict(zip(Refreshed._fields, refreshed))
+    return refreshed._asdict()
 
 
 def parse_refreshed(reply: dict) -> Refreshed:
@@ -90,12 +90,12 @@ def parse_refreshed(reply: dict) -> Refreshed:
     for key in ("before", "found", "skipped"):
         field(reply, key, int)
     field(reply, "applied", bool)
-    return Refreshed(*(reply.get(key) for key in Refreshed._fields))
+    return Refreshed._make(map(reply.get, Refreshed._fields))
 
 
 def build_host(host: HostAddress | None) -> dict:
     """The reply to ``get_host``; None: there is no such host."""
-    return {"host": None if host is None else dict(zip(HostAddress._fields, host))}
+    return {"host": None if host is None else host._asdict()}
 
 
 def parse_host(reply: dict) -> HostAddress | None:
@@ -110,11 +110,6 @@ def parse_host(reply: dict) -> HostAddress | None:
         host.get("cert_sha256"),
         field(host, "tls_name", str),
     )
-
-
-def parse_host_list(reply: dict) -> list[dict]:
-    """Return the entries in a reply to ``list_hosts``."""
-    return objects(reply, "hosts")
 
 
 def _parse_refresh_hosts(message: dict) -> RefreshHosts:

@@ -49,7 +49,8 @@ class QueueEntry(
 ):
     """A queue.
 
-    :ivar oldest: id of the job that is next, None if none waits, or it isn't for the asker
+    :ivar oldest: id of the job that is next; None: none waits, or it isn't for the
+        asker
     """
 
     __slots__ = ()

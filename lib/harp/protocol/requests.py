@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Collection
 
-from .parts import VERSION
+from .parts import VERSION, credentials_object
 
 
 class Queue(namedtuple("Queue", ("name", "concurrency"))):
@@ -102,7 +102,7 @@ def build_call(call: Call) -> dict:
 
 def with_auth(request: dict, user: str, password: str) -> dict:
     """Return a request that says who asks, as the first one of a connection may."""
-    return {**request, "auth": {"user": user, "password": password}}
+    return {**request, "auth": credentials_object(user, password)}
 
 
 def build_cancel(job_id: str, on_behalf_of: str | None = None) -> dict:

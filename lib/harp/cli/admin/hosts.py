@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable
 
 import harp
 from harp import config, linefile, protocol, wire
 from harp.dispatcher.hostlines import Host, is_remark, parse_host, parse_hosts
-from harp.errors import Refusal
+from harp.errors import Refusal, reason
 from harp.protocol import hostadmin
-from harp.service import reason
 
 from .. import listings, output, table
 from .ask import ask
@@ -51,7 +51,7 @@ def add_actions(add: Callable) -> None:
 
 
 def _list(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
-    hosts = hostadmin.parse_host_list(ask(settings, protocol.build_list_hosts()))
+    hosts = protocol.parse_host_list(ask(settings, protocol.build_list_hosts()))
     listings.show_hosts(hosts, options.json)
     return 0
 
@@ -64,7 +64,7 @@ def _refresh(options: argparse.Namespace, settings: config.DispatcherConfig) -> 
     refreshed = hostadmin.parse_refreshed(reply)
     if table.is_for_people(options.json):
         for text in _describe(refreshed):
-            table.line(text)
+            output.text(text)
     else:
         output.value(reply)
     return 0 if refreshed.fault is None else fail(refreshed.fault)
@@ -96,18 +96,9 @@ def _describe(refreshed: hostadmin.Refreshed) -> list[str]:
 def _add(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
     if (refusal := _no_file(settings)) is not None:
         return fail(refusal)
-    if sys.stdin.isatty():
-        say("paste the lines, then Ctrl-D")
-    given = sys.stdin.buffer.read()
-    faults = [f"line {line}: {text}" for line, text in parse_hosts(given).faults]
-    lines = [line for line in given.split(b"\n") if not is_remark(line)]
-    if not faults and len(parse_hosts(given).hosts) < len(lines):
-        faults = ["a host stands there twice"]
-    if not lines:
-        faults = ["no line on standard input"]
+    added, faults = _read_hosts()
     if faults:
         return fail(*faults, "nothing was changed")
-    added = {host.hostname: (host, line) for host, line in map(_parsed, lines)}
     changes: list[dict] = []
 
     def put(lines: list[str]) -> list[str]:
@@ -116,12 +107,26 @@ def _add(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
     fault = _change(settings.hosts_file, put, create=True)
     if fault is not None:
         return fail(fault)
-    columns = [
-        table.Column(key.upper(), lambda row, key=key: row[key])
-        for key in ("hostname", "address", "port", "change")
-    ]
+    columns = [*listings.HOST, table.Column("CHANGE", lambda row: row["change"])]
     table.show(changes, columns, options.json)
     return _let_it_read(settings)
+
+
+def _read_hosts() -> tuple[dict[str, tuple[Host, str]], list[str]]:
+    """Return the hosts on standard input, by name, each with its line; and what is
+    wrong with them."""
+    if output.is_terminal(sys.stdin):
+        say("paste the lines, then Ctrl-D")
+    given = b"" if sys.stdin is None else sys.stdin.buffer.read()
+    lines = [line for line in given.split(b"\n") if not is_remark(line)]
+    if not lines:
+        return {}, ["no line on standard input"]
+    if faults := parse_hosts(given).faults:
+        return {}, [f"line {line}: {text}" for line, text in faults]
+    hosts = list(map(_parsed, lines))
+    counts = Counter(host.hostname for host, _ in hosts)
+    twice = [f"{name!a} stands there twice" for name in counts if counts[name] > 1]
+    return {host.hostname: (host, line) for host, line in hosts}, twice
 
 
 def _remove(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import harp
 from harp import certificate, config, linefile, wire
 from harp.dispatcher import knowncerts
+from harp.errors import reason
 from harp.protocol import hostadmin
-from harp.service import reason
 
 from .. import output, table
 from .ask import ask
@@ -117,14 +117,12 @@ def _decide(
 
 
 def _confirmed(hostname: str, options: argparse.Namespace) -> bool:
-    if not (table.is_for_people(options.json) and sys.stdin.isatty()):
+    if not (table.is_for_people(options.json) and output.is_terminal(sys.stdin)):
         raise _Complaint(
             "nothing was changed: there is no terminal to ask at, use --fingerprint "
             "HEX or --yes"
         )
-    print(output.one_line(f"Trust it as {hostname} from now on? [y/N] "), end="")
-    sys.stdout.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return output.confirms(f"Trust it as {hostname} from now on? [y/N] ")
 
 
 def _untrust(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
@@ -199,7 +197,11 @@ def _presented(host: hostadmin.HostAddress, seconds: float) -> certificate.Certi
     import ssl
 
     from harp.dispatcher.resolver import Resolver
-    from harp.dispatcher.trust import handshake_fault, unverified_context
+    from harp.dispatcher.trust import (
+        handshake_fault,
+        presented_certificate,
+        unverified_context,
+    )
 
     where = f"{host.hostname} ({host.address} port {host.port})"
     deadline = time.monotonic() + seconds
@@ -209,7 +211,7 @@ def _presented(host: hostadmin.HostAddress, seconds: float) -> certificate.Certi
             connection, _ = wire.connect_to_any(targets, 0, deadline)
         with contextlib.closing(connection):
             connection.start_tls(unverified_context(), None, deadline)
-            encoded = connection.sock.getpeercert(binary_form=True)
+            encoded = presented_certificate(connection)
     except wire.DeadlineExceeded:
         raise _Complaint(f"{where}: no connection in {seconds} s") from None
     except ssl.SSLEOFError:

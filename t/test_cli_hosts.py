@@ -462,5 +462,8 @@ def test_bash_completes_commands_options_and_hosts(complete, words, found):
     assert complete(*words) == found
 
 
-def test_completion_is_silent_where_there_is_no_dispatcher(complete):
-    assert complete("--dispatcher", "127.0.0.1:1", "call", "w") == []
+@pytest.mark.parametrize(
+    "words", [["--dispatcher", "127.0.0.1:1"], ["--dispatcher=127.0.0.1:1"]]
+)
+def test_completion_is_silent_where_there_is_no_dispatcher(complete, words):
+    assert complete(*words, "call", "w") == []

@@ -3,6 +3,7 @@
 import os
 import pty
 import subprocess
+import sys
 
 import pytest
 from daemon_setup import HARPD, error_of, make_harpd, request  # noqa: F401
@@ -113,6 +114,17 @@ def test_empty_password_changes_nothing(file, stdin):
     assert file.read_text() == ""
 
 
+def test_closed_standard_input_changes_nothing(file):
+    done = subprocess.run(
+        ["sh", "-c", '"$@" <&-', "sh", *HARPD, "passwd", file, "admin"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    told = "harpd passwd: standard input is closed, nothing is changed\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
 @pytest.mark.parametrize("user", ["", "a:b", "#a", "a\nb"])
 def test_name_that_the_file_could_not_hold_is_refused(file, user):
     done = passwd(file, user, stdin="x")
@@ -170,6 +182,22 @@ def test_terminal_is_asked_twice_and_shows_nothing(file):
     assert matches(file, "admin", "first one") == [True]
     assert ask_at_terminal(file, "second one", "2nd one") == 1
     assert matches(file, "admin", "first one") == [True]
+
+
+def test_secret_that_cannot_be_shown_is_not_made(file):
+    code = "import os, sys; os.close(1); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", code, *HARPD, "passwd", "--random", file, "web"]
+    before = file.read_text()
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=50)
+    assert done.returncode == 1
+    assert done.stderr == "harpd passwd: standard output is closed\n"
+    assert file.read_text() == before
+
+
+def test_end_of_file_at_the_terminal_changes_nothing(file):
+    before = file.read_text()
+    assert ask_at_terminal(file, "\x04") == 1
+    assert file.read_text() == before
 
 
 def test_file_of_the_configuration_is_meant_if_none_is_given(make_harpd, file):

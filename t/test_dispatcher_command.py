@@ -123,6 +123,25 @@ def test_check_names_every_fault_at_once_with_file_and_key(background, tmp_path)
 
 
 @needs_root
+def test_check_names_lines_that_a_start_would_skip(background):
+    passwords = background.directory / "passwords"
+    passwords.write_text("# A comment.\nuser:secret\n")
+    passwords.chmod(0o600)
+    known = background.directory / "known_certs"
+    known.write_text("web01 0123\n")
+    background.configure(
+        password_file=passwords, trust={"known_certs_file": str(known)}
+    )
+    done = background.do("-t")
+    assert done.returncode == 78 and done.stderr.count("\n") == 2
+    begin = f"harpcallerd: {background.config_file}: line of "
+    for line, text in zip(
+        sorted(done.stderr.splitlines()),
+        ["password file is skipped", "the known certificates is skipped"],
+    ):
+        assert line.startswith(begin + text)
+
+
 def test_check_names_a_job_log_of_another_layout_and_leaves_it_alone(background):
     jobs = background.directory / "jobs"
     background.configure(stream_directory=jobs)
@@ -407,13 +426,30 @@ def test_log_file_may_be_moved_away_at_any_time(background):
     assert background.do("stop").returncode == 0
 
 
-def test_reopen_logs_opens_files_that_do_not_look_by_themselves(background):
+def configure_logging(background) -> Path:
+    """Send the log to its file by way of another; return that."""
     name = str(background.log)
     handlers = {"file": {"class": "logging.FileHandler", "filename": name}}
     root = {"handlers": ["file"], "level": "INFO"}
     log_file = background.directory / "logging.json"
     log_file.write_text(json.dumps({"root": root, "handlers": handlers}))
     background.configure(logging=log_file)
+    return log_file
+
+
+def test_reload_with_faulty_logging_goes_on_with_what_the_file_held_before(background):
+    log_file = configure_logging(background)
+    background.do("start")
+    log_file.write_text('{"root": {"handlers": ["none"]}}')
+    done = background.do("reload")
+    assert done.returncode != 0 and "logging: " in done.stderr
+    assert "reload failed" in background.log.read_text()
+    assert background.do("stop").returncode == 0
+    assert "stopped" in background.log.read_text()
+
+
+def test_reopen_logs_opens_files_that_do_not_look_by_themselves(background):
+    configure_logging(background)
     background.do("start")
     moved = background.directory / "log.1"
     background.log.rename(moved)
@@ -586,3 +622,39 @@ def test_reply_that_is_none_of_ours_is_said_in_one_line(tmp_path):
         "harpcallerd: the dispatcher's reply is not understood: "
         '"pid" must be an integer\n'
     )
+
+
+@pytest.mark.parametrize(
+    "redirection, reason",
+    [
+        (">/dev/full", "No space left on device"),
+        (">&-", "standard output is closed"),
+    ],
+)
+def test_output_that_cannot_be_printed_is_told_in_one_line(
+    tmp_path, redirection, reason
+):
+    log = tmp_path / "jobs"
+    (log / "active").mkdir(parents=True)
+    (log / "active" / "x").touch()  # a fault to tell of
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {redirection}', "sh", *HARPCALLERD, "check-log", log],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 74
+    assert done.stderr == f"harpcallerd: can't print: {reason}\n"
+
+
+def test_hosts_from_a_closed_standard_input_are_none(tmp_path):
+    config = tmp_path / "harpcaller.toml"
+    config.write_text('hosts.file = "hosts.jsonl"\n')
+    done = subprocess.run(
+        ["sh", "-c", '"$@" <&-', "sh", *HARPCALLERD, "-c", config, "hosts-add"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 4
+    assert done.stderr.startswith("harpcallerd: no line on standard input\n")

@@ -1,6 +1,7 @@
 """The exceptions that a program may catch."""
 
 import copy
+import errno
 import pickle
 
 import pytest
@@ -72,3 +73,16 @@ def test_error_types_are_all_different_and_spelled_as_their_names():
         value: value for value in types.values()
     }
     assert len(types) == 21
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOENT, "No such file", "/x"), "/x: No such file"),
+        (OSError(errno.ENOENT, "No such file"), "No such file"),
+        (OSError("only a text"), "only a text"),
+        (OSError(), ""),
+    ],
+)
+def test_reason_of_an_error_is_said_in_words(error, text):
+    assert errors.reason(error) == text

@@ -1,6 +1,5 @@
 """A daemon's life: signals, readiness, log lines."""
 
-import errno
 import io
 import json
 import logging
@@ -152,19 +151,6 @@ service.raise_descriptor_limit()
 def test_descriptor_limit_is_raised_as_far_as_may_be(run_python):
     run_python(LIMIT)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 16
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (OSError(errno.ENOENT, "No such file", "/x"), "/x: No such file"),
-        (OSError(errno.ENOENT, "No such file"), "No such file"),
-        (OSError("only a text"), "only a text"),
-        (OSError(), ""),
-    ],
-)
-def test_reason_of_an_error_is_said_in_words(error, text):
-    assert service.reason(error) == text
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,8 @@ class Poll(namedtuple("Poll", ("packets", "next", "end"))):
 
 
 class RemoteCall:
-    """A call that was submitted, by this process or another one. All its methods ask
-    the dispatcher, and raise:
+    """A call that was submitted, by this process or another one. All its methods but
+    :meth:`id` ask the dispatcher, and raise:
 
     - :class:`CommunicationError` if it can't be reached or its reply is lost
     - :class:`RequestRefused` if it refuses: :class:`NoSuchCall` if it has no such call
@@ -151,9 +151,9 @@ class RemoteCall:
             wanted = recent if position is None else None
             return protocol.build_follow_stream(self._id, position, wanted)
 
-        can_resume = since is not None
+        can_restart = since is not None
         return StreamIterator(
-            self._exchange, request, since, numbered, timeout, can_resume
+            self._exchange, request, since, numbered, timeout, can_restart
         )
 
     def _first_wanted(self, recent: int) -> tuple[int | None, int | None]:

@@ -180,11 +180,7 @@ class Channel:
         """End the owner's wait, from any thread: for it the connection is lost."""
         with self._lock:
             if self._pid == os.getpid():
-                try:
-                    # The plain one: see Connection.half_close.
-                    socket.socket.shutdown(self._connection.sock, socket.SHUT_RDWR)
-                except OSError:
-                    pass  # it has ended by itself
+                self._connection.interrupt()
 
     def close(self) -> None:
         with self._lock:

@@ -131,6 +131,7 @@ class Connections:
 
         :param deadline: on the monotonic clock; None: as configured
         :raises CommunicationError: if it fails
+        :raises ConfigurationError: if the ``ca_file`` can't be used
         """
         settings = self._settings
         end = time.monotonic() + settings.timeouts["connect_timeout"]

@@ -55,7 +55,7 @@ class Exchange:
         """
         patience = Patience(self._settings)
         timeout = self._settings.timeouts["reply_timeout"]
-        return self._exchange(message, _one(parse), timeout, patience, is_repeated)
+        return self._send(message, _one(parse), timeout, patience, is_repeated)
 
     def wait(self, message: dict, parse: Callable, timeout: float | None):
         """As :meth:`ask`, for a reply that may be long in coming.
@@ -65,7 +65,7 @@ class Exchange:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         patience = Patience(self._settings, True, deadline)
-        return self._exchange(message, _one(parse), timeout, patience)
+        return self._send(message, _one(parse), timeout, patience)
 
     def read_packets(
         self, message: dict, since: int, limit: int | None
@@ -91,7 +91,7 @@ class Exchange:
                 values.append(reply.data)
 
         timeout = self._settings.timeouts["reply_timeout"]
-        return self._exchange(message, read, timeout, Patience(self._settings))
+        return self._send(message, read, timeout, Patience(self._settings))
 
     def ask_raw(self, message: dict, timeout: float | None) -> dict:
         """Send any request on a connection of its own, and return the first line of the
@@ -112,7 +112,7 @@ class Exchange:
         timeout = self._settings.timeouts["reply_timeout"]
         message = protocol.build_call(call)
         read = _one(protocol.parse_job_id)
-        return self._exchange(message, read, timeout, patience, job_id=call.job_id)
+        return self._send(message, read, timeout, patience, job_id=call.job_id)
 
     def open_stream(
         self, message: dict, patience: Patience, is_new: bool = False
@@ -129,6 +129,7 @@ class Exchange:
         return self._open(message, patience)
 
     def keep(self, channel: Channel) -> None:
+        """Give a connection back whose last line has been read."""
         self._connections.keep(channel)
 
     def patience(self) -> Patience:
@@ -143,7 +144,7 @@ class Exchange:
                 if not patience.goes_on(error):
                     raise
 
-    def _exchange(
+    def _send(
         self,
         message: dict,
         read: Callable,
@@ -293,6 +294,10 @@ def _one(parse: Callable) -> Callable:
 
 
 def submission_lost(error: Exception, job_id: str) -> SubmissionLost:
+    """Return the error for a call that may have been accepted or not.
+
+    :param error: why its reply is missing
+    """
     text = f"{error}; whether the call was accepted is unknown, its id is {job_id}"
     return SubmissionLost(text, job_id)
 

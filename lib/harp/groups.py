@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from . import jobid, protocol, wire
 from .calls import RemoteCall, make_call
@@ -21,19 +20,20 @@ from .exchange import submission_lost
 from .outcome import CALL_CANCELLED, outcome
 from .secret import split_arguments
 
+# For type checkers only, which know the name: it costs what ``import harp`` must not.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# Whoever waits for calls of a group asks after so many seconds, then less often.
 _CANCELLERS = 16  # connections of one that cancels a group
+
+# Whoever waits for calls of a group asks after so many seconds, then less often.
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 1.0
 
 # A dispatcher takes no ids from a clock that is further off than its own; so this is
 # how long before a group's name was made its calls can have been submitted.
 _CLOCK_DIFFERENCE = 24 * 3600  # s
-
-_RAN = (protocol.RAN_NO, protocol.RAN_MAYBE, protocol.RAN_YES)
 
 
 class RemoteServers:
@@ -267,8 +267,8 @@ class Group:
             and was submitted by another process: the dispatcher doesn't show them
         """
         wanted = set(ran)
-        if not wanted <= set(_RAN):
-            raise ValueError(f"ran holds something else than {', '.join(_RAN)}")
+        if not wanted <= set(protocol.RAN):
+            raise ValueError(f"ran holds something else than {', '.join(protocol.RAN)}")
         ends = self._ends(list(self._hosts()))
         again = [
             job_id
@@ -298,13 +298,19 @@ class Group:
 
     def _ended(self, job_ids: list[str]) -> dict[str, bool]:
         """Those of the calls that have ended, and whether they have failed."""
-        ended = {}
+        ended = {
+            job_id: how in protocol.FAILURES
+            for job_id, _, how in self._in_state(protocol.DONE, job_ids)
+        }
+        return {job_id: ended[job_id] for job_id in job_ids if job_id in ended}
+
+    def _in_state(self, state: str, job_ids: list[str]) -> Iterator[tuple]:
+        """Those of the calls in a state: id, host, outcome."""
         for begin in range(0, len(job_ids), protocol.LIST_LIMIT):
             ids = job_ids[begin : begin + protocol.LIST_LIMIT]
-            for status in self._caller.jobs(ids=ids, state=protocol.DONE):
-                job_id, _, how = protocol.parse_job_entry(status)
-                ended[job_id] = how in protocol.FAILURES
-        return {job_id: ended[job_id] for job_id in job_ids if job_id in ended}
+            yield from map(
+                protocol.parse_job_entry, self._caller.jobs(ids=ids, state=state)
+            )
 
     def _ends(self, job_ids: list[str]) -> dict[str, Any]:
         """How the calls ended, as :meth:`RemoteCall.result` returns it."""
@@ -318,11 +324,7 @@ class Group:
         return ends
 
     def _cancel(self, job_ids: list[str], on_behalf_of: str | None = None) -> int:
-        waiting = set()
-        for begin in range(0, len(job_ids), protocol.LIST_LIMIT):
-            ids = job_ids[begin : begin + protocol.LIST_LIMIT]
-            for status in self._caller.jobs(ids=ids, state=protocol.QUEUED):
-                waiting.add(protocol.parse_job_entry(status)[0])
+        waiting = {job_id for job_id, _, _ in self._in_state(protocol.QUEUED, job_ids)}
         # The last ones first: the next in a queue could start while others are stopped.
         ordered = [job_id for job_id in reversed(job_ids) if job_id in waiting]
         replies = self._ask_to_cancel(ordered, on_behalf_of)

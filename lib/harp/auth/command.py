@@ -10,9 +10,9 @@ import secrets
 import sys
 from collections.abc import Callable
 
-from .. import service
-from ..commandline import Parser
+from ..commandline import Parser, put
 from ..config import ConfigError
+from ..errors import reason
 from ..linefile import change_lines, read_lines
 from . import passwords
 
@@ -45,8 +45,8 @@ def main(
 
 
 DESCRIPTION = (
-    "Sets a user's password: asked for at the terminal, otherwise the first line of "
-    "standard input. The entries that the user has are replaced."
+    "set a user's password: asked for at the terminal, otherwise the first line of "
+    "standard input; the entries that the user has are replaced"
 )
 
 
@@ -83,7 +83,7 @@ def run(
 ) -> int:
     """Do what the command line says. Parameters as for :func:`main`."""
     try:
-        if ":" in parsed.user or "\n" in parsed.user or parsed.user[:1] in ("", "#"):
+        if not can_be_user(parsed.user):
             raise Complaint(f"can't be a user's name: {parsed.user!r}")
         path = parsed.file or _configured_file(parsed.config, find_file)
         _change(path, parsed)
@@ -91,9 +91,14 @@ def run(
         print(f"{program} passwd: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"{program} passwd: {service.reason(error)}", file=sys.stderr)
+        print(f"{program} passwd: {reason(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def can_be_user(name: str) -> bool:
+    """Tell whether a user's name could stand in a password file."""
+    return name[:1] not in ("", "#") and not any(c in name for c in ":\r\n")
 
 
 def _configured_file(config: str, find_file: Callable[[str], str | None]) -> str:
@@ -120,11 +125,13 @@ def _change(path: str, parsed: argparse.Namespace) -> None:
 
         change_lines(path, remove, create=False)
         return
+    if parsed.random:
+        put(b"")  # before anything is changed
     password = make_secret() if parsed.random else _read_password(user)
     write = passwords.write_random if parsed.random else passwords.write_chosen
     set_entry(path, user, write(password), add=parsed.add)
     if parsed.random:
-        print(password)
+        put(f"{password}\n".encode())
 
 
 def make_secret() -> str:
@@ -168,9 +175,15 @@ def _without(lines: list[str], user: str, keep: int) -> list[str]:
 
 
 def _read_password(user: str) -> str:
+    if sys.stdin is None:
+        raise Complaint("standard input is closed, nothing is changed")
     if sys.stdin.isatty():
-        password = getpass.getpass(f"Password of {user}: ")
-        if getpass.getpass("Once more: ") != password:
+        try:
+            password = getpass.getpass(f"Password of {user}: ")
+            again = getpass.getpass("Once more: ")
+        except EOFError:
+            raise Complaint("no password was given, nothing is changed") from None
+        if again != password:
             raise Complaint("the two are not the same, nothing is changed")
     else:
         line = sys.stdin.buffer.readline()

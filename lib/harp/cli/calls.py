@@ -10,8 +10,8 @@ from harp import protocol
 from harp.calls import make_call
 from harp.secret import split_arguments
 
-from . import options as common
-from . import output
+from . import hostnames, output
+from . import options as cli_options
 from .report import Report
 
 
@@ -23,26 +23,26 @@ def add_call(parser: argparse.ArgumentParser) -> None:
         help="its name; 'web*' stands for all that the dispatcher knows",
     )
     parser.add_argument("procedure", metavar="PROCEDURE")
-    common.add_arguments(parser)
-    common.add_call(parser)
+    cli_options.add_arguments(parser)
+    cli_options.add_call(parser)
     option = parser.add_argument
     option(
         "--job-id",
         metavar="ID",
-        type=common.new_job_id,
+        type=cli_options.new_job_id,
         help="its id, a new UUID of version 7: the same call under the same id is run "
         "once, however often it is submitted",
     )
     option(
         "--at-a-time",
         metavar="N",
-        type=common.count,
+        type=cli_options.count,
         help="of several hosts, call on so many at a time",
     )
     option(
         "--max-failures",
         metavar="N",
-        type=common.natural,
+        type=cli_options.natural,
         help="of several hosts, cancel the other calls when more than so many failed",
     )
     option(
@@ -54,34 +54,34 @@ def add_call(parser: argparse.ArgumentParser) -> None:
 
 
 def add_following(parser: argparse.ArgumentParser) -> None:
-    common.add_timestamps(parser)
-    common.add_interrupt(parser)
-    common.add_formats(parser)
+    cli_options.add_timestamps(parser)
+    cli_options.add_interrupt(parser)
+    cli_options.add_formats(parser)
 
 
 def add_stream(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=stream)
-    common.add_job(parser)
-    common.add_position(parser)
-    common.add_formats(parser)
+    cli_options.add_job(parser)
+    cli_options.add_position(parser)
+    cli_options.add_formats(parser)
 
 
 def add_follow(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=follow)
-    common.add_job(parser)
-    common.add_position(parser)
-    common.add_interrupt(parser)
-    common.add_formats(parser)
+    cli_options.add_job(parser)
+    cli_options.add_position(parser)
+    cli_options.add_interrupt(parser)
+    cli_options.add_formats(parser)
 
 
 COMMANDS = {"call": add_call, "stream": add_stream, "follow": add_follow}
 
 
 def call(options: argparse.Namespace) -> int:
-    positional, named = common.call_arguments(options)
-    server_options = common.call_options(options)
-    with common.caller(options) as caller:
-        if is_several(options.host):
+    positional, named = cli_options.call_arguments(options)
+    server_options = cli_options.call_options(options)
+    with cli_options.caller(options) as caller:
+        if hostnames.is_several(options.host):
             from . import many  # here, because one host needs none of it
 
             if options.job_id is not None:
@@ -109,7 +109,7 @@ def _submit_under_id(
     where = (options.host, options.procedure)
     call = make_call(*where, arguments, secret, server_options)
     request = protocol.build_call(call._replace(job_id=options.job_id))
-    reply = caller.request(request, common.REPLY_SECONDS)
+    reply = caller.request(request, cli_options.REPLY_SECONDS)
     return caller.job(protocol.parse_job_id(reply))
 
 
@@ -124,7 +124,7 @@ def submit(
         job = procedure(*positional, **named)
     except KeyboardInterrupt:
         output.note("interrupted; whether the call was submitted is not known:")
-        output.note(f"  {common.command(options, 'list', '--limit', '1')}")
+        output.note(f"  {cli_options.command(options, 'list', '--limit', '1')}")
         return output.INTERRUPTED
     except harp.SubmissionLost as lost:
         if options.command == "call":
@@ -145,7 +145,7 @@ def _go_on(options: argparse.Namespace, job: harp.RemoteCall) -> int:
 
 def stream(options: argparse.Namespace) -> int:
     report = Report(options, options.job_id)
-    with common.caller(options) as caller:
+    with cli_options.caller(options) as caller:
         job = caller.job(options.job_id)
         with job.stream(options.since, options.recent, numbered=True) as values:
             for number, value in values:
@@ -156,7 +156,7 @@ def stream(options: argparse.Namespace) -> int:
 
 
 def follow(options: argparse.Namespace) -> int:
-    with common.caller(options) as caller:
+    with cli_options.caller(options) as caller:
         job = caller.job(options.job_id)
         return follow_job(options, job, options.since, options.recent)
 
@@ -178,7 +178,7 @@ def follow_job(
                 position = number + 1
             return report.end(values.result())
     except KeyboardInterrupt:
-        common.leave_at_next_interrupt()
+        cli_options.leave_at_next_interrupt()
         if options.cancel_on_interrupt:
             return _cancel(job)
         _tell_how_to_go_on(options, job, position)
@@ -186,11 +186,6 @@ def follow_job(
     except harp.CommunicationError:
         _tell_how_to_go_on(options, job, position)
         raise
-
-
-def is_several(text: str) -> bool:
-    """Tell whether a HOST is more than one, or a pattern."""
-    return any(character in text for character in ",*?[")
 
 
 def _cancel(job: harp.RemoteCall) -> int:
@@ -206,8 +201,8 @@ def _tell_how_to_go_on(
     options: argparse.Namespace, job: harp.RemoteCall, position: int | None
 ) -> None:
     start = [] if position is None else ["--since", str(position)]
-    cancel = common.command(options, "cancel", job.id())
-    follow = common.command(options, "follow", *start, job.id())
+    cancel = cli_options.command(options, "cancel", job.id())
+    follow = cli_options.command(options, "follow", *start, job.id())
     output.note(f"no longer following call {job.id()}, which is not cancelled")
     output.note(f"  to cancel it: {cancel}")
     output.note(f"  to follow on: {follow}")

@@ -7,8 +7,9 @@ import argparse
 import re
 
 import harp
+from harp.commandline import Parser
 
-from . import options as common
+from . import options as cli_options
 from . import output
 
 _BASH = """\
@@ -136,15 +137,14 @@ def _beginning(current: str, known) -> list[str]:
 
 def _hosts(before: list[str], current: str) -> list[str]:
     """Hosts, also behind a comma, of the dispatcher that the words name."""
-    from .many import list_hosts
+    from .hostnames import list_hosts
 
-    options = argparse.Namespace()
-    for name, given in zip(before, before[1:]):
-        if name in ("--dispatcher", "--password-file", "--ca-file", "--cert-sha256"):
-            setattr(options, name[2:].replace("-", "_"), given)
+    parser = Parser(add_help=False)
+    cli_options.add_dispatcher(parser)
+    options, _ = parser.parse_known_args(before)
     head, comma, begun = current.rpartition(",")
     try:
-        with common.caller(options) as caller:
+        with cli_options.caller(options) as caller:
             known = list_hosts(caller, _SECONDS)
     except (harp.HarpException, output.UsageError):
         return []  # a shell has no place for the reason

@@ -208,10 +208,15 @@ class Tour:
         self._servers = servers
         self._step = 0
         self._streamed = ""  # id of the job that streams
-        self._console = Console(rpc=servers.caller(), harp=harp, os=os)
+        self._rpc = servers.caller()
+        self._console = Console(rpc=self._rpc, harp=harp, os=os)
         self._names = self._console.names
 
     def run(self) -> None:
+        with self._rpc:
+            self._take_steps()
+
+    def _take_steps(self) -> None:
         self._introduce()
         self._call_with_positional_arguments()
         self._call_with_named_arguments()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 import harp
 from harp import protocol, settings
 from harp.address import parse_address
 
-from . import options as common
+from . import options as cli_options
 from . import output
 from .report import Report
 
@@ -21,7 +22,7 @@ def add_direct(parser: argparse.ArgumentParser) -> None:
         help=f"of the daemon ({protocol.DAEMON_PORT})",
     )
     parser.add_argument("procedure", metavar="PROCEDURE")
-    common.add_arguments(parser)
+    cli_options.add_arguments(parser)
     option = parser.add_argument
     option("--user", required=True, help="who to be there")
     option(
@@ -43,18 +44,18 @@ def add_direct(parser: argparse.ArgumentParser) -> None:
     option(
         "--timeout",
         metavar="SECONDS",
-        type=common.count,
+        type=cli_options.count,
         help="longest gap between two messages",
     )
-    common.add_timestamps(parser)
-    common.add_formats(parser)
+    cli_options.add_timestamps(parser)
+    cli_options.add_formats(parser)
 
 
 COMMANDS = {"direct": add_direct}
 
 
 def _direct(options: argparse.Namespace) -> int:
-    positional, named = common.call_arguments(options)
+    positional, named = cli_options.call_arguments(options)
     server = _server(options)
     report = Report(options)
     try:
@@ -71,8 +72,6 @@ def _direct(options: argparse.Namespace) -> int:
 
 def _print_stream(stream: harp.HarpStreamIterator, report: Report) -> object:
     """Print what comes, and return the result."""
-    import time
-
     with stream:
         for number, value in enumerate(stream):
             if isinstance(value, harp.Result):

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from harp import protocol
 from harp.protocol.listed import FullStatus, parse_full_status
 
-from . import table
-from .options import argument, count, queue_name  # noqa: F401
+from . import output, table
+from .options import argument, count, queue_name
 from .times import parse_time
 
 
@@ -55,8 +55,11 @@ def show(statuses: Iterable[dict], as_json: bool) -> None:
     table.show(statuses, _COLUMNS, as_json, parse_full_status)
 
 
-def show_one(message: dict) -> None:
-    """Print for people all that a status says."""
+def show_one(message: dict, as_json: bool) -> None:
+    """Print all that a status says."""
+    if not table.is_for_people(as_json):
+        output.value(message)
+        return
     status = parse_full_status(message)
     table.show_fields(
         [

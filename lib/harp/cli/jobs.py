@@ -9,35 +9,35 @@ import time
 import harp
 from harp import protocol
 
-from . import joblist, listings, output, table
-from . import options as common
+from . import joblist, listings, output
+from . import options as cli_options
 
 _MOST = 100  # calls that are listed unless asked for otherwise
 
 
 def add_result(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_result)
-    common.add_job(parser)
+    cli_options.add_job(parser)
     parser.add_argument(
         "--no-wait", action="store_true", help="exit with 75 if the call has not ended"
     )
     _add_patience(parser)
-    common.add_formats(parser)
+    cli_options.add_formats(parser)
 
 
 def add_status(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_status)
-    common.add_job(parser)
-    common.add_formats(parser)
+    cli_options.add_job(parser)
+    cli_options.add_formats(parser)
 
 
 def add_wait(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_wait)
     _add_jobs(parser, "wait for the calls of a group, and print how they end")
     _add_patience(parser)
-    common.add_timestamps(parser)
-    common.add_interrupt(parser)
-    common.add_formats(parser)
+    cli_options.add_timestamps(parser)
+    cli_options.add_interrupt(parser)
+    cli_options.add_formats(parser)
 
 
 def add_cancel(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +47,8 @@ def add_cancel(parser: argparse.ArgumentParser) -> None:
 
 def add_why(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_why)
-    common.add_job(parser)
-    common.add_formats(parser)
+    cli_options.add_job(parser)
+    cli_options.add_formats(parser)
 
 
 def add_list(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +57,12 @@ def add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all", action="store_true", help=f"not only the newest {_MOST}"
     )
-    common.add_formats(parser)
+    cli_options.add_formats(parser)
 
 
 def add_queues(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_queues)
-    common.add_formats(parser)
+    cli_options.add_formats(parser)
 
 
 COMMANDS = {
@@ -85,7 +85,7 @@ def _add_patience(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=common.natural,
+        type=cli_options.natural,
         help="exit with 75 if it takes longer",
     )
 
@@ -94,7 +94,7 @@ def _add_patience(parser: argparse.ArgumentParser) -> None:
 
 
 def _result(options: argparse.Namespace) -> int:
-    with common.caller(options) as caller:
+    with cli_options.caller(options) as caller:
         job = caller.job(options.job_id)
         result = job.result(wait=not options.no_wait, timeout=options.timeout)
     if not (options.json or options.jsonl):
@@ -106,28 +106,19 @@ def _result(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    with common.caller(options) as caller:
+    with cli_options.caller(options) as caller:
         status = caller.job(options.job_id).status()
-    if table.is_for_people(options.json or options.jsonl):
-        joblist.show_one(status)
-    else:
-        output.value(status)
+    joblist.show_one(status, options.json or options.jsonl)
     return 0
 
 
 def _why(options: argparse.Namespace) -> int:
-    from harp.protocol.explain import parse_explanation
-
-    from . import why
+    from . import why  # here, because no other command needs it
 
     request = protocol.build_explain(options.job_id)
-    with common.caller(options) as caller:
-        reply = caller.request(request, common.REPLY_SECONDS)
-    if table.is_for_people(options.json or options.jsonl):
-        for text in why.sentences(parse_explanation(reply)):
-            output.text(text)
-    else:
-        output.value(protocol.parse_explain(reply))
+    with cli_options.caller(options) as caller:
+        reply = caller.request(request, cli_options.REPLY_SECONDS)
+    why.show(reply, options.json or options.jsonl)
     return 0
 
 
@@ -141,7 +132,7 @@ def _check_jobs(options: argparse.Namespace) -> None:
 
 def _wait(options: argparse.Namespace) -> int:
     _check_jobs(options)
-    with common.caller(options) as caller:
+    with cli_options.caller(options) as caller:
         if options.group is not None:
             from . import many
 
@@ -180,7 +171,7 @@ def _await(
     except harp.RequestRefused as refusal:
         result = refusal  # it says nothing of the other calls
     except KeyboardInterrupt:
-        common.leave_at_next_interrupt()
+        cli_options.leave_at_next_interrupt()
         if options.cancel_on_interrupt:
             output.note("cancelling; Ctrl-C once more leaves at once")
             for other in options.job_ids:
@@ -196,8 +187,10 @@ def _await(
 
 def _cancel(options: argparse.Namespace) -> int:
     _check_jobs(options)
-    with common.caller(options) as caller:
+    with cli_options.caller(options) as caller:
         if options.group is not None:
+            # By threads of its own, which would be waited for.
+            cli_options.leave_at_next_interrupt()
             count = caller.group(options.group).cancel()
             if not count:
                 text = f"nothing to cancel in group {options.group}"
@@ -220,7 +213,7 @@ def _list(options: argparse.Namespace) -> int:
     most = options.limit
     if most is None and not options.all:
         most = _MOST
-    with common.caller(options) as caller:
+    with cli_options.caller(options) as caller:
         # One more, to see whether that is all.
         found = caller.jobs(**{**wanted, "limit": None if most is None else most + 1})
         listings.show(options, itertools.islice(found, most), joblist.show)
@@ -230,6 +223,6 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _queues(options: argparse.Namespace) -> int:
-    with common.caller(options) as caller:
+    with cli_options.caller(options) as caller:
         listings.show(options, caller.queues(), listings.show_queues)
     return 0

@@ -29,7 +29,7 @@ def show_queues(queues: Iterable[dict], as_json: bool) -> None:
 
 
 def show_hosts(hosts: Iterable[dict], as_json: bool) -> None:
-    table.show(hosts, _HOST, as_json)
+    table.show(hosts, HOST, as_json)
 
 
 _QUEUE = [
@@ -39,7 +39,7 @@ _QUEUE = [
     table.Column("WAITING", lambda queue: queue.waiting),
     table.Column("NEXT", lambda queue: queue.oldest, whole=True),
 ]
-_HOST = [
+HOST = [
     table.Column(key.upper(), lambda host, key=key: host.get(key))
     for key in protocol.build_host_entry("", "", 0)
 ]

@@ -9,9 +9,9 @@ import sys
 
 import harp
 from harp.commandline import Parser
-from harp.errors import Refusal
+from harp.errors import Refusal, reason
 
-from . import options as common
+from . import options as cli_options
 from . import output
 
 _DESCRIPTION = "Call procedures on remote machines, and read what became of the calls."
@@ -71,9 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         return output.abandon()
     except OSError as error:
-        output.fail(output.UNWRITABLE, f"can't print: {error.strerror or error}")
-        output.abandon()
-        return output.UNWRITABLE
+        output.fail(output.UNWRITABLE, f"can't print: {reason(error)}")
+        return output.abandon(output.UNWRITABLE)
     except output.UsageError as error:
         return output.fail(output.USAGE, f"{error}; see {prog} --help")
     except harp.HarpException as error:
@@ -132,7 +131,7 @@ def top_parser() -> Parser:
     parser.add_argument(
         "--version", action="version", version=f"harpcaller {harp.__version__}"
     )
-    common.add_dispatcher(parser)
+    cli_options.add_dispatcher(parser)
     hidden = argparse.SUPPRESS
     parser.add_argument("command", metavar="COMMAND", help=hidden)
     rest = parser.add_argument("rest", nargs=argparse.REMAINDER, help=hidden)
@@ -146,7 +145,7 @@ def command_parser(name: str) -> Parser:
     parser = Parser(prog=f"harpcaller {name}", description=f"{text}.".capitalize())
     importlib.import_module(f".{module}", __package__).COMMANDS[name](parser)
     if name in _ALONE:
-        common.add_colour(parser)
+        cli_options.add_colour(parser)
     else:
-        common.add_dispatcher(parser)
+        cli_options.add_dispatcher(parser)
     return parser

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
+import io
 import os
 import sys
 
 import harp
 from harp import errors, protocol, wire
-from harp.commandline import USAGE, one_line  # noqa: F401
+from harp.commandline import USAGE, one_line, put, silence  # noqa: F401
 from harp.protocol.parts import error_object
 
 RAISED = 1
@@ -53,10 +53,7 @@ def line(data: bytes) -> None:
 
     :raises OSError: if it can't be printed
     """
-    if sys.stdout is None:  # the descriptor was closed when we started
-        raise OSError(errno.EBADF, "standard output is closed")
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    put(data)
 
 
 def text(words: str) -> None:
@@ -95,10 +92,17 @@ def _tell(line: str) -> None:
         try:
             print(line, file=sys.stderr, flush=True)
         except OSError:
-            _silence(sys.stderr)
+            silence(sys.stderr)
 
 
-def coloured(text: str, colour: str, stream) -> str:
+def confirms(question: str) -> bool:
+    """Ask whoever is at the terminal. Whatever else than yes is typed, in whatever
+    encoding, means no."""
+    print(one_line(question), end="", file=sys.stderr, flush=True)
+    return sys.stdin.buffer.readline().strip().lower() in (b"y", b"yes")
+
+
+def coloured(text: str, colour: str, stream: io.TextIOBase | None) -> str:
     """Return a text in a colour, if there is to be colour.
 
     :param colour: one of :data:`COLOURS`
@@ -107,7 +111,7 @@ def coloured(text: str, colour: str, stream) -> str:
     return f"{COLOURS[colour]}{text}{_PLAIN}" if has_colour(stream) else text
 
 
-def has_colour(stream) -> bool:
+def has_colour(stream: io.TextIOBase | None) -> bool:
     """Tell whether there is to be colour: as the environment says, else on a terminal.
     ``--color`` sets these variables, which other programs know as well."""
     if os.environ.get("NO_COLOR"):
@@ -131,7 +135,8 @@ def set_colour(when: str) -> None:
         os.environ["CLICOLOR_FORCE"] = "1"
 
 
-def is_terminal(stream) -> bool:
+def is_terminal(stream: io.TextIOBase | None) -> bool:
+    """:param stream: None: it was closed when we started"""
     return stream is not None and stream.isatty()
 
 
@@ -195,17 +200,9 @@ def as_message(result: object) -> dict:
     return protocol.build_end(end)
 
 
-def abandon() -> int:
-    """Nobody reads our output any more: say nothing about it, and return the exit
-    status."""
+def abandon(status: int = BROKEN_PIPE) -> int:
+    """Print nothing any more, as it can't be, and return the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            _silence(stream)
-    return BROKEN_PIPE
-
-
-def _silence(stream) -> None:
-    # Python flushes it at its exit, and would complain.
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, stream.fileno())
-    os.close(nothing)
+            silence(stream)
+    return status

@@ -10,9 +10,7 @@ import harp
 from harp import protocol
 
 from . import calls, output
-from . import options as common
-
-_ALL = (protocol.RAN_NO, protocol.RAN_MAYBE, protocol.RAN_YES)
+from . import options as cli_options
 
 
 def add_rerun(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +43,7 @@ COMMANDS = {"rerun": add_rerun}
 def _rerun(options: argparse.Namespace) -> int:
     if (options.job_id is None) == (options.failed is None):
         raise output.UsageError("name either a JOB or --failed GROUP")
-    with common.caller(options) as caller:
+    with cli_options.caller(options) as caller:
         if options.failed is not None:
             return _rerun_failed(options, caller)
         return _rerun_one(options, caller)
@@ -113,8 +111,9 @@ def _rerun_failed(options: argparse.Namespace, caller: harp.HarpCaller) -> int:
         end for end in failed if getattr(end, "ran", None) != protocol.RAN_NO
     ]
     if not failed:
-        return output.fail(output.NOT_CARRIED_OUT, "no call of that group has failed")
-    ran = _ALL
+        text = f"no call of group {options.failed} has failed"
+        return output.fail(output.NOT_CARRIED_OUT, text)
+    ran = protocol.RAN
     if have_run and not options.yes:
         ran = _ask_which(options, len(failed), len(have_run))
     if len(have_run) == len(failed) and ran == (protocol.RAN_NO,):
@@ -132,7 +131,7 @@ def _ask_which(options: argparse.Namespace, failed: int, have_run: int) -> tuple
         return (protocol.RAN_NO,)
     fact = f"{have_run} of {failed} calls that failed have run, or may have"
     question = "these, too; n: the others only"
-    return _ALL if _is_wanted(options, fact, question) else (protocol.RAN_NO,)
+    return protocol.RAN if _is_wanted(options, fact, question) else (protocol.RAN_NO,)
 
 
 # --- asking --------------------------------------------------------------------------
@@ -145,6 +144,4 @@ def _is_wanted(options: argparse.Namespace, fact: str, what: str) -> bool:
     if not output.is_terminal(sys.stdin):
         raise output.UsageError(f"{fact}: say --yes or --not-run")
     output.note(fact)
-    print(output.one_line(f"call {what}? [y/n] "), end="", file=sys.stderr, flush=True)
-    # Whatever else is typed, in whatever encoding, means no.
-    return sys.stdin.buffer.readline().strip().lower() in (b"y", b"yes")
+    return output.confirms(f"call {what}? [y/n] ")

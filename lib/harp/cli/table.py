@@ -66,7 +66,7 @@ def show(
             output.value(row)
         return
     for text in lines(map(view, rows), columns, terminal_width(sys.stdout)):
-        line(text)
+        output.text(text)
 
 
 def lines(rows: Iterable, columns: Sequence[Column], width: int) -> Iterator[str]:
@@ -98,11 +98,7 @@ def show_fields(fields: Iterable[tuple[str, object]]) -> None:
     known = [(name, _text(value)) for name, value in fields if value is not None]
     width = max((len(name) for name, _ in known), default=0)
     for name, text in known:
-        line(f"{name:{width}}{_GAP}{text}")
-
-
-line = output.text
-"""Prints a line for people."""
+        output.text(f"{name:{width}}{_GAP}{text}")
 
 
 def moment(seconds: float | None) -> str | None:

@@ -8,7 +8,7 @@ from harp import protocol
 from harp.protocol import explain
 from harp.protocol.explain import Ended, Holder, Queued, Running
 
-from . import table
+from . import output, table
 
 _STEPS = {
     explain.STEP_QUEUED: "while it waited",
@@ -25,6 +25,15 @@ _RAN = {
     protocol.RAN_MAYBE: "Whether the procedure ran is not known.",
     protocol.RAN_YES: "The procedure was running: it can have had an effect.",
 }
+
+
+def show(reply: dict, as_json: bool) -> None:
+    """Print the reply."""
+    if table.is_for_people(as_json):
+        for text in sentences(explain.parse_explanation(reply)):
+            output.text(text)
+    else:
+        output.value(protocol.parse_explain(reply))
 
 
 def sentences(found: Queued | Running | Ended) -> list[str]:

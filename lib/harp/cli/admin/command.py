@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import harp
 from harp import config
 from harp.commandline import Parser
-from harp.errors import ConnectFailed, Refusal
+from harp.errors import ConnectFailed, Refusal, reason
 
 from .. import output
 from . import life
@@ -39,14 +39,21 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(arguments).parse_args(arguments)
     try:
-        settings = None
-        if options.needs_config(options):
-            settings = life.load(options)
-        return options.run(options, settings)
+        try:
+            settings = life.load(options) if options.needs_config(options) else None
+            return options.run(options, settings)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where it is known what to do if it fails
     except config.ConfigError as error:
         return fail(*error.faults, status=output.MISCONFIGURED)
     except BrokenPipeError:
         return output.abandon()
+    except OSError as error:
+        if error.filename is not None:
+            return fail(reason(error))
+        fail(f"can't print: {reason(error)}")
+        return output.abandon(output.UNWRITABLE)
     except ConnectFailed as error:  # it says what to look at
         return fail(str(error), status=output.UNREACHABLE)
     except harp.CommunicationError as error:

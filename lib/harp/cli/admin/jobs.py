@@ -7,9 +7,8 @@ import itertools
 from collections.abc import Callable
 
 from harp import config, protocol
-from harp.protocol.explain import parse_explanation
 
-from .. import joblist, output, table, why
+from .. import joblist, table, why
 from . import ask
 from .say import fail
 
@@ -54,20 +53,13 @@ def _list(options: argparse.Namespace, settings: config.DispatcherConfig) -> int
 
 def _info(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
     status = ask.dispatcher(settings).job(options.job_id).status()
-    if table.is_for_people(options.json):
-        joblist.show_one(status)
-    else:
-        output.value(status)
+    joblist.show_one(status, options.json)
     return 0
 
 
 def _why(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
     reply = ask.ask(settings, protocol.build_explain(options.job_id))
-    if table.is_for_people(options.json):
-        for text in why.sentences(parse_explanation(reply)):
-            table.line(text)
-    else:
-        output.value(protocol.parse_explain(reply))
+    why.show(reply, options.json)
     return 0
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import harp
-from harp import actions, config, errors
+from harp import actions, config
 from harp.dispatcher import options as dispatcher_options
 from harp.log import resolve
-from harp.protocol import admin as protocol
+from harp.protocol import admin
 
 from .. import output, table
 from .ask import ask
@@ -141,8 +141,8 @@ def _look(options: argparse.Namespace) -> _State:
     except config.ConfigError as error:
         return _State(None, None, error.faults)
     try:
-        status = ask(settings, protocol.build_get_dispatcher_status())
-    except errors.ConnectFailed as error:
+        status = ask(settings, admin.build_get_dispatcher_status())
+    except harp.ConnectFailed as error:
         return _State(settings, None, [] if error.is_temporary else [str(error)])
     except harp.CommunicationError:
         return _State(settings, None, [])  # it stops at this moment
@@ -216,7 +216,7 @@ def _stop_here(options: argparse.Namespace) -> int:
     state = _look(options)
     if state.status is None:
         return _stop_unreachable(options, state)
-    pid = protocol.parse_pid(state.status)
+    pid = admin.parse_pid(state.status)
     if options.print_pid:
         print(pid, flush=True)
     seconds = options.timeout
@@ -239,8 +239,8 @@ def _stop_here(options: argparse.Namespace) -> int:
 
 def _order(drain: float | None) -> dict:
     if drain is None:
-        return protocol.build_stop()
-    return protocol.build_stop(True, None if drain == math.inf else drain)
+        return admin.build_stop()
+    return admin.build_stop(True, None if drain == math.inf else drain)
 
 
 def _stop_unreachable(options: argparse.Namespace, state: _State) -> int:
@@ -281,8 +281,8 @@ def _reload(options: argparse.Namespace, settings: None) -> int:
     state = _look(options)
     if state.status is None:
         return _not_serving(state)
-    reply = ask(state.settings, protocol.build_reload())
-    faults, restart = protocol.parse_reloaded(reply)
+    reply = ask(state.settings, admin.build_reload())
+    faults, restart = admin.parse_reloaded(reply)
     if faults:
         return fail(*faults, "all stays as it was", status=actions.FAILED)
     say(*(f"{key} changes at the next start only" for key in restart))
@@ -293,7 +293,7 @@ def _reopen_logs(options: argparse.Namespace, settings: None) -> int:
     state = _look(options)
     if state.status is None:
         return _not_serving(state)
-    faults = protocol.parse_reopened(ask(state.settings, protocol.build_reopen_logs()))
+    faults = admin.parse_reopened(ask(state.settings, admin.build_reopen_logs()))
     return fail(*faults, status=actions.FAILED) if faults else actions.OK
 
 
@@ -320,8 +320,8 @@ def _status(options: argparse.Namespace, settings: None) -> int:
     if state.status is None:
         return _status_without_word(options, state)
     if table.is_for_people(options.json):
-        for text in describe(protocol.parse_dispatcher_status(state.status)):
-            table.line(text)
+        for text in describe(admin.parse_dispatcher_status(state.status)):
+            output.text(text)
     else:
         output.value(state.status)
     return actions.OK
@@ -342,10 +342,10 @@ def _status_without_word(options: argparse.Namespace, state: _State) -> int:
 
 
 def _process(status: dict) -> str:
-    return f"process {protocol.parse_pid(status)}"
+    return f"process {admin.parse_pid(status)}"
 
 
-def describe(status: protocol.DispatcherStatus) -> Iterator[str]:
+def describe(status: admin.DispatcherStatus) -> Iterator[str]:
     """Yield the lines that say to people how the dispatcher is."""
     yield (
         f"{NAME} {status.version}, process {status.pid}, running since "

@@ -1,15 +1,14 @@
 """The actions of harpcallerd for the job log and the dispatcher's figures: check it,
-remove old jobs, print metrics; and how its status reads."""
+remove old jobs, print metrics."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 
 from harp import config
 from harp.duration import parse_duration
-from harp.protocol import admin as protocol
+from harp.protocol import admin
 
 from .. import output, table
 from . import exposition
@@ -78,7 +77,7 @@ def _check_log(
         count += 1
         if for_people:
             place = "" if fault.offset is None else f" byte {fault.offset}:"
-            table.line(f"{fault.path}:{place} {fault.text}")
+            output.text(f"{fault.path}:{place} {fault.text}")
         else:
             output.value(fault._asdict())
     say(f"{directory}: {check.jobs} jobs, {count} faults")
@@ -93,8 +92,8 @@ def _prune(options: argparse.Namespace, settings: config.DispatcherConfig) -> in
     for_people = table.is_for_people(options.json)
     since = None
     while True:
-        reply = ask(settings, protocol.build_prune(options.age, since))
-        more, more_size, since = protocol.parse_pruned(reply)
+        reply = ask(settings, admin.build_prune(options.age, since))
+        more, more_size, since = admin.parse_pruned(reply)
         jobs += more
         size += more_size
         if for_people:
@@ -112,7 +111,7 @@ def _prune(options: argparse.Namespace, settings: config.DispatcherConfig) -> in
 
 
 def _metrics(options: argparse.Namespace, settings: config.DispatcherConfig) -> int:
-    metrics = protocol.parse_metrics(ask(settings, protocol.build_get_metrics()))
+    metrics = admin.parse_metrics(ask(settings, admin.build_get_metrics()))
     if options.json:
         for metric in metrics:
             for labels, value in metric.samples:
@@ -125,6 +124,6 @@ def _metrics(options: argparse.Namespace, settings: config.DispatcherConfig) -> 
                     }
                 )
     else:
-        sys.stdout.write(exposition.render(metrics))
-        sys.stdout.flush()
+        # In UTF-8, whatever the locale is.
+        output.line(exposition.render(metrics).encode(errors="backslashreplace"))
     return 0

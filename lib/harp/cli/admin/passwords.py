@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from harp import config
 from harp.auth import command
+
+from .say import NAME
 
 
 def add_actions(add: Callable) -> None:
@@ -19,5 +22,7 @@ def add_actions(add: Callable) -> None:
     command.add_arguments(passwd)
 
 
-def _passwd(options: argparse.Namespace, settings) -> int:
-    return command.run(options, "harpcallerd", lambda path: settings.password_file)
+def _passwd(
+    options: argparse.Namespace, settings: config.DispatcherConfig | None
+) -> int:
+    return command.run(options, NAME, lambda path: settings.password_file)

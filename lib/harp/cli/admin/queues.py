@@ -10,6 +10,7 @@ from harp import config
 from harp.protocol import listed, queueadmin
 
 from .. import joblist, listings, output, table
+from ..options import queue_name
 from . import ask
 
 _BATCH = 500  # jobs whose status is asked for at a time
@@ -30,7 +31,7 @@ def add_actions(add: Callable) -> None:
         "queue",
         metavar="QUEUE",
         nargs="?",
-        type=joblist.queue_name,
+        type=queue_name,
         help="its name, a JSON object",
     )
     table.add_option(queues)
@@ -40,9 +41,7 @@ def add_actions(add: Callable) -> None:
         "cancel all jobs of a queue: first those that wait, so that none of them "
         "starts meanwhile",
     )
-    cancel.add_argument(
-        "queue", metavar="QUEUE", type=joblist.queue_name, help="its name"
-    )
+    cancel.add_argument("queue", metavar="QUEUE", type=queue_name, help="its name")
     table.add_option(cancel)
 
 
@@ -76,9 +75,9 @@ def _cancel(options: argparse.Namespace, settings: config.DispatcherConfig) -> i
     ends = [dispatcher.job(job_id).result() for job_id in told]
     running = sum(end is harp.CALL_CANCELLED for end in ends)
     if table.is_for_people(options.json):
-        table.line(f"cancelled {waiting} jobs that waited and {running} that ran")
+        output.text(f"cancelled {waiting} jobs that waited and {running} that ran")
         if running < len(told):
-            table.line(f"{len(told) - running} more came to their end by themselves")
+            output.text(f"{len(told) - running} more came to their end by themselves")
     else:
         output.value(queueadmin.build_cancelled_count(waiting, running))
     return 0

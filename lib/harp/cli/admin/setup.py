@@ -6,16 +6,17 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import sys
 from collections.abc import Callable
 
-from harp import provision, service, template
+from harp import provision, template
 from harp.config import DispatcherConfig
+from harp.errors import reason
 
 from .. import output
+from .life import DEFAULT_CONFIG
 
 _USER = "harpcaller"
-_DIRECTORY = "/etc/harpcaller"
+_DIRECTORY, _CONFIG = os.path.split(DEFAULT_CONFIG)
 _JOBS = "/var/lib/harpcaller"
 _LOGS = "/var/log/harpcaller"
 _PUBLIC_MODE = 0o644
@@ -31,7 +32,6 @@ _KNOWN_CERTS = """\
 # Certificates of hosts whose line in the registry has no cert_sha256: lines
 # HOSTNAME FINGERPRINT, written by "harpcallerd trust HOST". No restart is needed.
 """
-
 
 _PASSWORDS = """\
 # Who may connect by TCP: a line NAME:sha256:HEX or NAME:scrypt:... for each, written by
@@ -70,7 +70,7 @@ def _setup(options: argparse.Namespace, settings: None) -> int:
         output.note(f"harpcallerd setup: {error}")
         return 1
     except OSError as error:
-        output.note(f"harpcallerd setup: {service.reason(error)}")
+        output.note(f"harpcallerd setup: {reason(error)}")
         return 1
     return 0
 
@@ -109,15 +109,13 @@ class _Setup:
         make.file(self._path("known_certs"), _PUBLIC_MODE, lambda: _KNOWN_CERTS)
         mode, owner = self._secret
         make.file(self._path("passwords"), mode, lambda: _PASSWORDS, owner)
-        make.file(self._path("harpcaller.toml"), mode, self._configuration, owner)
+        make.file(self._path(_CONFIG), mode, self._configuration, owner)
         command = "harpcallerd"
         if self._directory != _DIRECTORY:
-            command += f" -c {self._path('harpcaller.toml')}"
-        print(
-            "harpcallerd setup: the hosts' lines go into "
-            f"{self._path('hosts.jsonl')}, {command} hosts-add puts them there; then: "
-            f"{command} start",
-            file=sys.stderr,
+            command += f" -c {self._path(_CONFIG)}"
+        make.say(
+            f"the hosts' lines go into {self._path('hosts.jsonl')}, {command} "
+            f"hosts-add puts them there; then: {command} start"
         )
 
     def _path(self, name: str) -> str:

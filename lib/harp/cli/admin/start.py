@@ -11,6 +11,7 @@ from harp.dispatcher import life
 from harp.dispatcher.disk import StorageError
 from harp.dispatcher.joblog import LogInUse
 from harp.dispatcher.options import Options
+from harp.errors import reason
 from harp.pidfile import AlreadyRunning
 
 from .life import default_pidfile, log_target
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     except (LogInUse, StorageError, AlreadyRunning) as error:
         return fail(str(error), status=actions.FAILED)
     except OSError as error:
-        return fail(service.reason(error), status=actions.FAILED)
+        return fail(reason(error), status=actions.FAILED)
 
 
 def check(options: argparse.Namespace) -> int:

@@ -296,7 +296,7 @@ def test_added_host_can_be_called(make_dispatcher, daemon, certificate):
     ("lines", "fault"),
     [
         (line_of("x") + b'{"hostname": "y"}\n', 'line 2: "credentials" is missing'),
-        (line_of("x") + line_of("x"), "a host stands there twice"),
+        (line_of("x") + line_of("x"), "'x' stands there twice"),
         (b"", "no line on standard input"),
         (b"# x\n", "no line on standard input"),
         (b"\xff\n", "line 1: not UTF-8"),

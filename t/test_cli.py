@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 
 import pytest
 from conftest import TOP
@@ -562,6 +563,37 @@ def test_second_interrupt_leaves_at_once(scripted_peer, tmp_path):
     ) as process:
         assert process.stdout.readline() == '"a"\n'
         assert interrupt(process) == job
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT  # the shell says 130
+    assert told == ""
+
+
+def test_interrupt_leaves_at_once_while_a_group_is_cancelled(scripted_peer):
+    """The dispatcher never answers, and each of several connections waits for it."""
+    asked = threading.Semaphore(0)
+    jobs = [
+        {"job_id": jobid.make(), "call": {"host": "web01"}, "outcome": None}
+        for _ in range(2)
+    ]
+
+    def script(connection):
+        while request := connection.readline():
+            if b"list_jobs" not in request:
+                asked.release()
+                continue
+            found = [] if b"queued" in request else jobs
+            reply = {"jobs": found, "next": None}
+            connection.send(json.dumps(reply).encode() + b"\n")
+
+    address = "%s:%d" % scripted_peer(script).address
+    with subprocess.Popen(
+        [*COMMAND, "--dispatcher", address, "cancel", "--group", "g"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for _ in jobs:
+            assert asked.acquire(timeout=30)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGINT  # the shell says 130

@@ -274,6 +274,8 @@ def test_two_hashes_at_a_time_are_computed_and_others_wait_for_their_turn(
 
 def test_delay_doubles_with_each_failure_of_an_address_up_to_the_longest(fake_clock):
     delays = Delays(fake_clock)
+    found = [delays.note_failure("1.2.3.4:80", f"o{n}", 0.1, 5) for n in range(2)]
+    assert found == [0.1, 0.2]
     found = [delays.note_failure("1.2.3.4", f"u{n}", 0.1, 5) for n in range(8)]
     assert found == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5])
     assert delays.note_failure("1.2.3.5", "other", 0.1, 5) == 0.1

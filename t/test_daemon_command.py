@@ -99,6 +99,39 @@ def background(make_harpd, tmp_path):
         os.kill(pid, signal.SIGKILL)
 
 
+# --- printing -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["--help"],
+        ["status", "-p", "/nope"],
+        ["passwd", "--random", "{directory}/passwords", "web"],
+        ["setup", "--no-user", "--directory", "{directory}", "--host-line", "-"],
+        ["call", "-r", "{directory}/procedures.py", "-u", str(os.getuid()), "which"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_cannot_be_printed_is_said_in_a_line(tmp_path, arguments):
+    write_procedures(tmp_path / "procedures.py")
+    arguments = [argument.format(directory=tmp_path) for argument in arguments]
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # what an operator has
+    with open("/dev/full", "w") as full:
+        done = run(
+            *arguments,
+            env=environment,
+            capture_output=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode in (1, 2)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("harpd") and last.endswith(": No space left on device")
+    assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+
+
 # --- the check ----------------------------------------------------------------------
 
 
@@ -143,6 +176,20 @@ def test_check_names_every_fault_at_once_with_file_and_key(make_harpd, tmp_path)
     ):
         assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_check_names_a_line_of_the_password_file_that_lets_nobody_in(
+    make_harpd, tmp_path
+):
+    passwords = tmp_path / "passwords"
+    passwords.write_text("# A comment.\nuser:secret\n")
+    passwords.chmod(0o600)
+    daemon = make_harpd(start=False, password_file=str(passwords))
+    file = write_procedures(tmp_path / "procedures.py")
+    done = run("-t", "-c", daemon.config_file, "-r", file)
+    assert done.returncode == 78 and done.stderr.count("\n") == 1
+    begin = f"harpd: {daemon.config_file}: line of password file is skipped "
+    assert done.stderr.startswith(begin) and '"line": 2' in done.stderr
 
 
 def test_more_than_the_spawner_can_be_told_is_a_fault(make_harpd):

@@ -11,12 +11,40 @@ from pathlib import Path
 
 import pytest
 from daemon_setup import (  # noqa: F401
+    HARPD,
     Caller,
     error_of,
     make_harpd,
     request,
 )
 from harp.gate import Gate
+
+FEW_CONNECTIONS = """
+import sys
+sys.path.insert(0, {lib!r})
+sys.argv[0] = "harpd"
+from harp.daemon import command, main
+main._WITHOUT_CALL = 0
+sys.exit(command.main())
+"""
+
+
+def test_reload_allows_as_many_connections_as_it_allows_calls(
+    make_harpd, certificate, tmp_path
+):
+    limits = {"calls": 1, "unauthenticated": 1, "standby": 1}
+    daemon = make_harpd(start=False, limits=limits)
+    code = FEW_CONNECTIONS.format(lib=str(Path(HARPD[-1]).parents[1] / "lib"))
+    daemon.argv[: len(HARPD)] = [HARPD[0], "-c", code]
+    daemon.start()
+    daemon.write_config(certificate, {"limits": {"calls": 5, "unauthenticated": 5}})
+    daemon.reload()
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            caller = stack.enter_context(daemon.begin("wait_until", str(tmp_path / "no")))
+            assert "stream_result" in caller.message()
+    assert daemon.stop() == 0
+
 
 # --- the gate -----------------------------------------------------------------------
 
@@ -303,6 +331,33 @@ def test_call_for_which_no_process_can_be_made_is_overloaded(make_harpd, wait_fo
     assert daemon.log().count("can't fork, calls have to wait") == 1
     limit(spawner, resource.RLIMIT_NOFILE, None)
     wait_for(lambda: daemon.end("echo", 1) == {"result": 1})
+
+
+LOADING = """
+import os, resource, sys
+sys.path.insert(0, {lib!r})
+from harp.config import DaemonConfig
+from harp.daemon.children import Children, ProceduresFailed
+from harp.daemon.generation import spawner_settings
+config = DaemonConfig(procedures_file={file!r}, procedures_user=os.getuid())
+children = Children.start(spawner_settings(config, 64))
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+try:
+    children.load(lambda: None)
+except ProceduresFailed as error:
+    print(error)
+"""
+
+
+def test_procedures_that_the_front_has_no_descriptor_for_are_said_to_be_lost(
+    run_python, tmp_path
+):
+    file = tmp_path / "procedures.py"
+    file.write_text("")
+    lib = str(Path(HARPD[-1]).parents[1] / "lib")
+    assert "out of descriptors" in run_python(LOADING.format(lib=lib, file=str(file)))
 
 
 def test_process_that_the_front_has_no_descriptors_for_is_not_made_over_and_over(

@@ -11,6 +11,7 @@ from daemon_setup import TOP, is_alive, needs_root
 
 SCRIPT = """
 import json, os, sys
+from harp.commandline import put
 from harp.config import DaemonConfig
 from harp.daemon.children import ProceduresFailed
 from harp.daemon.local import run_locally
@@ -18,7 +19,7 @@ config = DaemonConfig(
     procedures_file=sys.argv[1], procedures_user=os.getuid(), standby=1, kill_grace=0.2
 )
 try:
-    status = run_locally(config, sys.argv[2], json.loads(sys.argv[3]), sys.stdout)
+    status = run_locally(config, sys.argv[2], json.loads(sys.argv[3]), put)
 except ProceduresFailed as error:
     status = str(error)
 except KeyboardInterrupt:
@@ -138,7 +139,7 @@ def test_root_is_told_how_to_say_who_runs_a_call():
     "arguments, said",
     [
         (["-r", "/nope.py", "echo"], "/nope.py: No such file"),
-        (["-c", "/nope.toml", "echo"], "/nope.toml: No such file"),
+        (["-c", "/nope.toml", "echo"], "/nope.toml: does not exist"),
         (["-r", PROCEDURES, "echo", "1", "a=2"], "all NAME=VALUE or none"),
     ],
 )

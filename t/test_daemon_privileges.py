@@ -340,6 +340,18 @@ def test_each_module_of_a_directory_counts(tmp_path):
     assert found.startswith(f"{tmp_path}/two.py: ")
 
 
+def test_directory_that_cannot_be_listed_is_for_whoever_reads_it_to_name(public):
+    directory = public / "modules"
+    directory.mkdir()
+    directory.chmod(0o311)
+    other = accounts.find("nobody", None) if OWNER == 0 else None
+    with accounts.acting_as(other):
+        with pytest.raises(PermissionError):
+            os.listdir(directory)
+        assert hands.code_that_others_can_write(str(directory), OWNER) == []
+    directory.chmod(0o755)
+
+
 @needs_root
 def test_owner_and_group_of_a_file_count(tmp_path):
     file = tmp_path / "file"

@@ -228,7 +228,12 @@ HEAD = "from harp import *\n"
         (
             "class A(Procedure):\n  def __init__(self, a): pass\n"
             "  def run(self): pass\n",
-            ":4: A: ",
+            ":4: A: TypeError: ",
+        ),
+        (
+            "class A(Procedure):\n  def __init__(self): raise SystemExit('no')\n"
+            "  def run(self): pass\n",
+            ":4: A: SystemExit: no",
         ),
         (
             "class A(Procedure):\n  def run(self): pass\n"

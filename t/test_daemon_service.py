@@ -104,7 +104,7 @@ def test_address_in_use_is_named(make_harpd):
             "from harp import procedure\n@procedure\nasync def a(): pass\n",
             "procedures.py:2: TypeError: a procedure can't be",
         ),
-        ("import os\nos._exit(9)\n", "spawner ended while loading, status 9"),
+        ("import os\nos._exit(9)\n", "ended while it loaded the procedures, status 9"),
     ],
 )
 def test_procedures_that_do_not_load_are_refused_with_line_and_reason(
@@ -330,6 +330,25 @@ def test_reload_of_something_faulty_changes_nothing(
     assert daemon.end("which") == {"result": "old"}
     # A spawner whose procedures don't load leaves nothing of itself.
     wait_for(lambda: "harpd-spawner" not in names_of_children(daemon.spawner()))
+
+
+def test_reload_says_each_time_what_waits_for_the_next_start(make_harpd, certificate):
+    daemon = make_harpd()
+    other = {"listen": ["127.0.0.2:0"]}
+    for changes, told in [(other, 1), (other, 2), ({}, 2)]:
+        daemon.write_config(certificate, changes)
+        daemon.reload()
+        assert daemon.log().count("listen changes at the next start only") == told
+
+
+def test_reload_warns_where_nothing_is_left_to_call(make_harpd, tmp_path):
+    file = tmp_path / "procedures.py"
+    file.write_text(answer("old"))
+    daemon = make_harpd(file)
+    assert "nothing can be called" not in daemon.log()
+    file.write_text("")
+    daemon.reload()
+    assert "nothing can be called: no @procedure" in daemon.log()
 
 
 def test_reload_takes_new_users(make_harpd, certificate, wait_for):

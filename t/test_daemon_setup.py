@@ -222,6 +222,33 @@ def test_host_line_is_appended_to_a_file_that_nobody_else_reads(tmp_path):
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("content", [b"", b"\x30\x82\x01", b"garbage\n"])
+def test_certificate_that_is_none_is_named_before_a_secret_is_made(tmp_path, content):
+    setup(tmp_path)
+    (tmp_path / "cert.pem").write_bytes(content)
+    before = contents(tmp_path)
+    done = setup(tmp_path, "--host-line", "-")
+    assert done.returncode == 1 and done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert f"{tmp_path}/cert.pem: holds no certificate in PEM form" in last
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a\nb", "#a"])
+def test_caller_whose_name_no_password_file_can_hold_is_refused(tmp_path, name):
+    done = setup(tmp_path / "etc", "--host-line", "-", "--caller", name)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == f"harpd setup: can't be a user's name: {name!r}\n"
+    assert not (tmp_path / "etc").exists()
+
+
+def test_files_are_utf_8_whatever_the_locale_says(tmp_path):
+    ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    done = setup(tmp_path, env=ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert "scrypt:…" in (tmp_path / "harpd.toml").read_text(encoding="utf-8")
+
+
 # --- commands that are missing or fail ----------------------------------------------
 
 

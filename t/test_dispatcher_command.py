@@ -122,6 +122,18 @@ def test_check_names_every_fault_at_once_with_file_and_key(background, tmp_path)
     assert f"hosts.script: {script}: can't be run" in background.do("-t").stderr
 
 
+def test_check_names_a_socket_whose_path_is_too_long(background):
+    directory = background.directory / ("x" * 100)
+    background.configure(
+        admin_socket=directory / "control",
+        listen=[{"address": f"unix:{directory}/client"}],
+    )
+    done = background.do("-t")
+    assert done.returncode == 78
+    assert f"admin_socket: {directory}/control: a socket's path may" in done.stderr
+    assert f"listen: {directory}/client: a socket's path may" in done.stderr
+
+
 @needs_root
 def test_check_names_lines_that_a_start_would_skip(background):
     passwords = background.directory / "passwords"

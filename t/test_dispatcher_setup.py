@@ -65,16 +65,19 @@ def test_secrets_are_for_nobody_else(tmp_path):
 
 
 def test_in_another_directory_all_is_in_it(tmp_path):
-    command = [*HARPCALLERD, "setup", "--no-user", "--directory", tmp_path / "all"]
+    directory = tmp_path / 'all of "it"'
+    command = [*HARPCALLERD, "setup", "--no-user", "--directory", directory]
     command = [*map(str, command)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stderr
-    made = config.load(f"{tmp_path}/all/harpcaller.toml", DispatcherConfig)
-    assert str(made.listen[0].address) == f"unix:{tmp_path}/all/run/client"
-    assert made.admin_socket == f"{tmp_path}/all/run/control"
-    assert made.stream_directory == f"{tmp_path}/all/jobs"
+    # As a shell reads it.
+    assert f"-c '{directory}/harpcaller.toml' start" in done.stderr
+    made = config.load(f"{directory}/harpcaller.toml", DispatcherConfig)
+    assert str(made.listen[0].address) == f"unix:{directory}/run/client"
+    assert made.admin_socket == f"{directory}/run/control"
+    assert made.stream_directory == f"{directory}/jobs"
     if not os.path.exists("/dev/log"):
-        assert made.logging == f"{tmp_path}/all/log/harpcallerd.log"
+        assert made.logging == f"{directory}/log/harpcallerd.log"
 
 
 @needs_root

@@ -3,12 +3,13 @@
 import json
 import logging
 import os
+import shutil
 import socket
 import sys
 
 import pytest
 
-from harp import log
+from harp import log, testing
 
 
 @pytest.fixture
@@ -137,3 +138,74 @@ def test_where_there_is_no_journal_the_configuration_is_at_fault(tmp_path):
     handlers["journal"]["path"] = str(tmp_path / "none")
     with pytest.raises(ValueError, match="none"):
         log.from_content({"handlers": handlers})
+
+
+# --- what can't be logged ------------------------------------------------------------
+
+
+@pytest.fixture
+def root_logger():
+    """The log, as it was afterwards."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield root
+    for handler in root.handlers:
+        if handler not in before:
+            handler.close()
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize("kind", ["path", "toml"])
+def test_log_that_can_not_be_written_stops_nobody(tmp_path, root_logger, kind):
+    directory = tmp_path / "log"
+    directory.mkdir()
+    path = directory / "harpd.log"
+    if kind == "path":
+        log.send(str(path), "harpd")
+    else:
+        (tmp_path / "logging.toml").write_text(
+            '[handlers.file]\nclass = "logging.handlers.WatchedFileHandler"\n'
+            f'filename = "{path}"\n[root]\nlevel = "INFO"\nhandlers = ["file"]\n'
+        )
+        log.send(str(tmp_path / "logging.toml"), "harpd")
+    logging.info("first")
+    shutil.rmtree(directory)
+    for _ in range(3):
+        logging.info("lost")
+    directory.mkdir()
+    logging.info("last")
+    assert "last" in path.read_text()
+
+
+@needs_root
+def test_log_that_is_removed_from_a_full_disk_begins_anew(tmp_path, root_logger):
+    with small_tmpfs(tmp_path / "small", "64k") as directory:
+        path = directory / "harpd.log"
+        log.send(str(path), "harpd")
+        for _ in range(100):
+            logging.info("x" * 1000)
+        assert not os.statvfs(directory).f_bavail
+        path.unlink()
+        for _ in range(3):
+            logging.info("anew")
+        assert "anew" in path.read_text()
+        log.to_stderr()  # closes it
+
+
+def test_jobs_are_done_while_the_log_can_not_be_written(tmp_path):
+    directory = tmp_path / "log"
+    directory.mkdir()
+    logs = [{"logging": str(directory / f"{name}.log")} for name in ("one", "other")]
+    procedures = tmp_path / "procedures.py"
+    procedures.write_text("import harp\n\n@harp.procedure\ndef four():\n    return 4\n")
+    with (
+        testing.Servers(
+            procedures, tmp_path / "servers", daemon=logs[0], dispatcher=logs[1]
+        ) as servers,
+        servers.caller() as rpc,
+    ):
+        assert rpc.localhost.four().get(timeout=60) == 4
+        assert len(list(directory.iterdir())) == 2
+        shutil.rmtree(directory)
+        assert [rpc.localhost.four().get(timeout=60) for _ in range(3)] == [4, 4, 4]

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from harp import pidfile
+from harp import accounts, pidfile
+from harp.errors import reason
 
 _HOLDER = """
 import sys
@@ -81,3 +82,14 @@ def test_pidfile_that_was_not_taken_is_not_removed_by_release(tmp_path):
     (tmp_path / "pid").write_text("1\n")
     pidfile.Pidfile(str(tmp_path / "pid")).release()
     assert (tmp_path / "pid").exists()
+
+
+def test_service_whose_pid_file_is_refused_says_which_option_names_another(tmp_path):
+    directory = tmp_path / "run"
+    directory.mkdir(mode=0o500)
+    # Root may write everywhere.
+    account = accounts.find("nobody", None) if os.getuid() == 0 else None
+    with accounts.acting_as(account), pytest.raises(PermissionError) as error:
+        pidfile.take_pidfile(str(directory / "pid"))
+    assert "-p names another" in reason(error.value)
+    assert pidfile.take_pidfile(None) is None

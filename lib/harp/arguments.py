@@ -46,7 +46,7 @@ def parse_value(text: str) -> object:
     except json.JSONDecodeError:
         return text
     except RecursionError:
-        raise ValueError("an argument is nested too deep") from None
+        raise ValueError(f"an argument is nested too deep: {_shown(text)}") from None
     except ValueError:
         # Python's own limit on digits (sys.set_int_max_str_digits).
         raise ValueError("an argument is an integer of more than 4300 digits") from None

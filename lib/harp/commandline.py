@@ -4,6 +4,9 @@ error is one line, and what comes from elsewhere can't leave its line."""
 from __future__ import annotations
 
 import argparse
+import errno
+import io
+import os
 import sys
 
 USAGE = 2
@@ -27,6 +30,30 @@ class Parser(argparse.ArgumentParser):
             except OSError:
                 pass  # nobody reads it
         raise SystemExit(USAGE)
+
+
+def put(data: bytes) -> None:
+    """Write data to standard output, now.
+
+    :param data: empty: see whether standard output is open
+    :raises OSError: if that can't be done; nothing goes there any more then
+    """
+    if sys.stdout is None:  # it was closed when we started
+        raise OSError(errno.EBADF, "standard output is closed")
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError:
+        silence(sys.stdout)
+        raise
+
+
+def silence(stream: io.TextIOBase) -> None:
+    """Print nothing there any more, as it can't be."""
+    # Python flushes it at its exit, and would complain.
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)
 
 
 def one_line(text: str) -> str:

@@ -1,7 +1,9 @@
-"""Everything that can go wrong: the exceptions a program may catch, and the error
-types of the wire (doc/protocol.rst, "Error types")."""
+"""Everything that can go wrong: the exceptions a program may catch, the error types of
+the wire (doc/protocol.rst, "Error types"), and how the system's errors are told."""
 
 from __future__ import annotations
+
+import errno
 
 # The daemon, reading a request.
 PARSE_ERROR = "parse_error"
@@ -185,3 +187,9 @@ class Refusal(Exception):
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}"
+
+
+def reason(error: OSError) -> str:
+    """Say in words why the system refused, with the file if there is one."""
+    text = error.strerror or str(error) or errno.errorcode.get(error.errno, "")
+    return f"{error.filename}: {text}" if error.filename else text

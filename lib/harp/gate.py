@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from . import wire
+from .errors import OVERLOADED, Refusal
 from .log import fields
 from .server import OpenGate
 
@@ -27,7 +29,10 @@ _PATIENCE = 1.0  # s that everybody has for handshake, request and password
 class Visitor:
     """A connection.
 
+    :ivar address: where it comes from, without the port
+    :ivar since: when it came, on the monotonic clock
     :ivar waker: ends what its thread waits for
+    :ivar authenticated: it gives way no more
     :ivar displaced: it has to give way
     """
 
@@ -37,6 +42,12 @@ class Visitor:
         self.waker = wire.Waker()
         self.authenticated = False
         self.displaced = False
+
+
+def displaced() -> Refusal:
+    """Return what a visitor that has to give way is told."""
+    text = "others are waiting, and this took its time"
+    return Refusal(OVERLOADED, text, closes=True)
 
 
 class Gate(OpenGate):
@@ -54,14 +65,14 @@ class Gate(OpenGate):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        # Guards what follows; notified when a place becomes free, and by wake().
+        # Guards the visitors; notified when a place becomes free, and by wake().
         self._changed = threading.Condition()
         self._visitors: dict[object, Visitor] = {}
         self._outside = 0  # of them, those that have not authenticated
         self.configure(most, networks)
 
     def configure(self, most: int, networks: Sequence | None) -> None:
-        """Go by other values from now on."""
+        """Go by other values from now on, each replaced as a whole."""
         self._most = most
         self._networks = networks
         self.wake()
@@ -109,7 +120,7 @@ class Gate(OpenGate):
         with self._changed:
             self._changed.notify_all()
 
-    def admit(self, sock, address) -> bool:
+    def admit(self, sock: socket.socket, address: tuple) -> bool:
         host = host_of(address)
         if not self._is_allowed(host):
             logger.info("connection refused %s", fields(peer=host))
@@ -121,12 +132,13 @@ class Gate(OpenGate):
         return True
 
     def _is_allowed(self, host: str) -> bool:
-        if self._networks is None:
+        networks = self._networks  # once: a reload may replace them
+        if networks is None:
             return True
         address = ipaddress.ip_address(host.partition("%")[0])
-        return any(address in network for network in self._networks)
+        return any(address in network for network in networks)
 
-    def left(self, sock) -> None:
+    def left(self, sock: socket.socket) -> None:
         self.authenticated(sock)
         with self._changed:
             visitor = self._visitors.pop(sock, None)
@@ -135,12 +147,12 @@ class Gate(OpenGate):
 
     # --- for the connections' threads ---
 
-    def visitor(self, sock) -> Visitor:
+    def visitor(self, sock: socket.socket) -> Visitor:
         """Return what was admitted with that socket."""
         with self._changed:
             return self._visitors[sock]
 
-    def authenticated(self, sock) -> None:
+    def authenticated(self, sock: socket.socket) -> None:
         """Say that a connection has authenticated. It has a place of its own now."""
         with self._changed:
             visitor = self._visitors.get(sock)
@@ -150,13 +162,13 @@ class Gate(OpenGate):
                 self._changed.notify()
 
 
-def host_of(address) -> str:
+def host_of(address: tuple) -> str:
     """Return the host of a socket address; one of IPv4 as such also where it came in
     by IPv6."""
     return address[0].removeprefix("::ffff:")
 
 
-def name_of(address) -> str:
+def name_of(address: tuple) -> str:
     """Return the host and port of a socket address, as people write them."""
     host, port = host_of(address), address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -41,10 +41,13 @@ def who_can_write(path: str, owner: int) -> list[str]:
 def code_that_others_can_write(path: str, owner: int) -> list[str]:
     """The same for a file of code, or a directory with such files."""
     faults = who_can_write(path, owner)
-    if os.path.isdir(path):
-        for name in sorted(os.listdir(path)):
-            if name.endswith(".py"):
-                faults += who_can_write(os.path.join(path, name), owner)
+    try:
+        names = sorted(os.listdir(path))
+    except OSError:
+        names = []  # a file; or it can't be looked at
+    for name in names:
+        if name.endswith(".py"):
+            faults += who_can_write(os.path.join(path, name), owner)
     return list(dict.fromkeys(faults))
 
 

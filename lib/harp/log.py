@@ -3,6 +3,8 @@ read by people and searched by programs."""
 
 from __future__ import annotations
 
+import contextlib
+import contextlib
 import datetime
 import errno
 import fcntl
@@ -12,10 +14,12 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Iterator
 
 _SYSTEM_LOG = "/dev/log"  # syslog(3)
 _JOURNAL = "/run/systemd/journal/socket"  # systemd-journald.service(8)
 _SOURCE_FILE = logging._srcfile
+_LEVEL = logging.INFO
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 WORDS = STDERR, SYSLOG = ("stderr", "syslog")
 """What says where a log goes, and is no file."""
@@ -85,6 +89,23 @@ def check(where: str) -> None:
         to_stderr()
 
 
+@contextlib.contextmanager
+def kept() -> Iterator[list[str]]:
+    """Keep the texts of warnings and errors of our modules, in place of logging what
+    they say meanwhile."""
+    texts: list[str] = []
+    keeper = logging.Handler(logging.WARNING)
+    keeper.emit = lambda record: texts.append(record.getMessage())
+    ours = logging.getLogger(__name__.partition(".")[0])
+    ours.addHandler(keeper)
+    ours.propagate = False
+    try:
+        yield texts
+    finally:
+        ours.propagate = True
+        ours.removeHandler(keeper)
+
+
 def has_system_log() -> bool:
     """Tell whether there is a system's log."""
     return os.path.exists(_SYSTEM_LOG)
@@ -123,9 +144,9 @@ def _check_dictionary(path: str) -> None:
             _check_writable(handler.baseFilename)
 
 
-def to_stderr(level: int = logging.INFO) -> None:
+def to_stderr() -> None:
     """Send the log to standard error, a line for each record."""
-    logging.basicConfig(stream=sys.stderr, level=level, format=FORMAT, force=True)
+    logging.basicConfig(stream=sys.stderr, level=_LEVEL, format=FORMAT, force=True)
     _settle(everything=False)
 
 
@@ -138,9 +159,38 @@ def _settle(everything: bool) -> None:
     logging.logProcesses = everything
     logging.logMultiprocessing = everything
     logging._srcfile = _SOURCE_FILE if everything else None
+    for handler in _handlers():
+        _guard(handler)
 
 
-def to_syslog(name: str, level: int = logging.INFO) -> None:
+def _guard(handler: logging.Handler) -> None:
+    """Let no handler raise: what can't be logged is to be done all the same. Those that
+    watch their file do, where it was moved away and no new one can be made."""
+    if "emit" in vars(handler):
+        return  # it was there before
+    emit = handler.emit
+
+    def guarded(record: logging.LogRecord) -> None:
+        try:
+            emit(record)
+        except Exception:  # as every handler should
+            handler.handleError(record)
+            if isinstance(handler, logging.FileHandler):
+                _let_go(handler)
+
+    handler.emit = guarded
+
+
+def _let_go(handler: logging.FileHandler) -> None:
+    """Close its file, which the next line opens anew. One that was removed from a full
+    disk takes its room until then, so that what it has in its buffer never fits."""
+    stream, handler.stream = handler.stream, None
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):
+            stream.close()
+
+
+def to_syslog(name: str) -> None:
     """Send the log to the system's log.
 
     :param name: of the program
@@ -152,11 +202,11 @@ def to_syslog(name: str, level: int = logging.INFO) -> None:
     handler = SysLogHandler(_SYSTEM_LOG, SysLogHandler.LOG_DAEMON)
     handler.ident = f"{name}[{os.getpid()}]: "
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.basicConfig(handlers=[handler], level=_LEVEL, force=True)
     _settle(everything=False)
 
 
-def to_file(path: str, level: int = logging.INFO) -> None:
+def to_file(path: str) -> None:
     """Send the log to a file. One that is moved away, to rotate it, is made anew.
 
     :raises OSError: if it can't be written
@@ -164,7 +214,7 @@ def to_file(path: str, level: int = logging.INFO) -> None:
     from logging.handlers import WatchedFileHandler
 
     handler = WatchedFileHandler(path, encoding="utf-8")
-    logging.basicConfig(handlers=[handler], level=level, format=FORMAT, force=True)
+    logging.basicConfig(handlers=[handler], level=_LEVEL, format=FORMAT, force=True)
     _settle(everything=False)
 
 

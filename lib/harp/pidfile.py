@@ -8,6 +8,7 @@ import fcntl
 import os
 import time
 
+_DIRECTORY_MODE = 0o755
 _LOOK_SECONDS = 0.2  # whoever looks whether it is locked has it for a moment
 
 
@@ -64,6 +65,26 @@ class Pidfile:
                 raise
         os.close(self._fd)
         self._fd = -1
+
+
+def take_pidfile(path: str | None) -> Pidfile | None:
+    """Take the pid file of this daemon, in a directory that is made if it is missing.
+
+    :param path: None: it has none
+    :raises AlreadyRunning: if another process has it
+    :raises OSError: if it can't be written
+    """
+    if path is None:
+        return None
+    pidfile = Pidfile(path)
+    try:
+        # Where /run is emptied at each boot, nobody else makes it.
+        os.makedirs(os.path.dirname(path), _DIRECTORY_MODE, exist_ok=True)
+        pidfile.take()
+    except PermissionError as error:
+        text = f"{error.strerror}; -p names another place for the pid file"
+        raise PermissionError(error.errno, text, error.filename) from None
+    return pidfile
 
 
 def _lock(fd: int) -> bool:

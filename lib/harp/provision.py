@@ -81,8 +81,8 @@ class Maker:
         if os.path.lexists(path):
             self.say(f"{path}: exists, stays as it is")
             return
-        with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(path)) as file:
-            file.write(content())
+        with tempfile.NamedTemporaryFile(dir=os.path.dirname(path)) as file:
+            file.write(content().encode())
             file.flush()
             _put(file.name, path, mode, owner)
         self.say(f"{path}: made")

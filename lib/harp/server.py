@@ -85,9 +85,11 @@ class Server(socketserver.ThreadingTCPServer):
         self._mode = mode
         self._group = group
         self._gate = gate or OpenGate()
+        # Not guarded: two who find a shortage at once may log it both.
         self._quiet_until = 0.0
         self._short_since = 0.0
-        # Guards _serving and _stopping; notified when a thread leaves and at the stop.
+        # Guards _max_connections, _serving and _stopping; notified when a thread
+        # leaves, when there may be more, and at the stop.
         self._changed = threading.Condition()
         self._serving: set[threading.Thread] = set()
         self._stopping = False

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ssl
 import time
 
-from . import service, wire
+from . import wire
 from .config import ConfigError
-from .errors import INVALID_PROTOCOL, Refusal
+from .errors import INVALID_PROTOCOL, Refusal, reason
 
 
 def server_context(certificate: str, key: str) -> ssl.SSLContext:
@@ -29,16 +29,16 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
             with open(path, "rb"):
                 pass
         except OSError as error:
-            faults.append(f"{name}: {service.reason(error)}")
+            faults.append(f"{name}: {reason(error)}")
     if faults:
         raise ConfigError(faults)
     try:
         # Without a password OpenSSL would ask the terminal for that of a key.
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        text = getattr(error, "reason", None) or error
         raise ConfigError(
-            [f"tls: certificate {certificate} and key {key} can't be used: {reason}"]
+            [f"tls: certificate {certificate} and key {key} can't be used: {text}"]
         ) from None
     return context
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import resource
@@ -171,9 +170,3 @@ def raise_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def reason(error: OSError) -> str:
-    """Say in words why the system refused, with the file if there is one."""
-    text = error.strerror or str(error) or errno.errorcode.get(error.errno, "")
-    return f"{error.filename}: {text}" if error.filename else text

@@ -12,7 +12,7 @@ _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 def parse_size(value: object) -> int:
     """Return the number of bytes.
 
-    :raises TypeError: if it is neither a positive integer nor such a string
+    :raises TypeError: if it is neither an integer nor such a string
     :raises ValueError: if it is below 1
     """
     if isinstance(value, str):

@@ -61,4 +61,7 @@ def _network(address: str) -> str:
     if ":" not in address:
         return address
     host = address.partition("%")[0]
-    return str(ipaddress.ip_network((host, 64), strict=False))
+    try:
+        return str(ipaddress.ip_network((host, 64), strict=False))
+    except ValueError:
+        return address  # what some proxies say, like an address with a port

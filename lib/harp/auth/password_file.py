@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import logging
 
-from .. import service
 from ..config import ConfigError, DaemonConfig, DispatcherConfig
+from ..errors import reason
 from ..log import fields
 from ..watched import WatchedFile
 from . import passwords
@@ -19,7 +19,7 @@ def create(config: DaemonConfig | DispatcherConfig) -> PasswordFile:
     try:
         return PasswordFile(config.password_file)
     except OSError as error:
-        raise ConfigError([f"password_file: {service.reason(error)}"]) from None
+        raise ConfigError([f"password_file: {reason(error)}"]) from None
 
 
 class PasswordFile:

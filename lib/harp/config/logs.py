@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from typing import NamedTuple
+
 from .. import log
 from .table import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def find(configured: str | None, directory: str, background: bool) -> str:
@@ -19,14 +24,38 @@ def find(configured: str | None, directory: str, background: bool) -> str:
     return log.resolve(configured, directory)
 
 
-def start(where: str, program: str) -> dict | None:
+class Log(NamedTuple):
+    """Where the log has been sent.
+
+    :ivar where: as :func:`find` returns it
+    :ivar program: its name
+    :ivar content: what the file of the log's configuration held then; None: there is
+        none
+    """
+
+    where: str
+    program: str
+    content: dict | None
+
+    def go_on(self) -> None:
+        """Send the log there again, after a reload that failed."""
+        try:
+            if self.content is None:
+                log.send(self.where, self.program)
+            else:
+                log.from_content(self.content)
+        except ValueError as error:
+            log.to_stderr()
+            logger.error("log goes to standard error now: %s", error)
+
+
+def start(where: str, program: str) -> Log:
     """Send the log there.
 
-    :returns: what the file of the log's configuration holds; None if there is none
     :raises ConfigError: if that can't be done
     """
     try:
-        return log.send(where, program)
+        return Log(where, program, log.send(where, program))
     except ValueError as error:
         raise ConfigError([f"logging: {error}"]) from None
 

@@ -113,10 +113,12 @@ class Children:
         # Guards what follows; notified when any of it changes.
         self._changed = threading.Condition()
         self._standby: deque[Child] = deque()
+        self._retired = False
         self._in_use: dict[int, Child] = {}
         self._stopping = False
         self._gone = False
         self._unable: str | None = None
+        # Of the channel's thread alone.
         self._quiet_until = 0.0
         self._on_loss: Callable[[], None] = lambda: None
         self._reader = threading.Thread(
@@ -180,9 +182,17 @@ class Children:
             self._reader.start()
             return
         self._channel.close()
-        status = self._process.wait() if self._process else None
+        status = f", status {self._process.wait()}" if self._process else ""
         if message is None:
-            raise ProceduresFailed(f"spawner ended while loading, status {status}")
+            raise ProceduresFailed(
+                f"spawner ended while it loaded the procedures{status}; the log may "
+                "say why"
+            )
+        if message.kind == control.LOADED:  # the kernel has dropped its descriptor
+            raise ProceduresFailed(
+                "out of descriptors, the procedures can't be taken over: raise the "
+                "limit of open files"
+            )
         raise ProceduresFailed(message.text)
 
     # --- for the connections' threads ---
@@ -218,8 +228,11 @@ class Children:
             if child.exit is None and not self._gone:
                 self._standby.appendleft(child)
                 self._changed.notify_all()
-                return
-        child.close()
+                surplus = self._take_surplus()
+            else:
+                surplus = [child]
+        for one in surplus:
+            one.close()
 
     def release(self, child: Child) -> None:
         """Say that the call is over."""
@@ -239,13 +252,22 @@ class Children:
         """Keep one process ready only: others serve new connections, but one that came
         before may still make a call."""
         with self._changed:
-            surplus = [self._standby.pop() for _ in range(len(self._standby) - 1)]
+            self._retired = True
+            surplus = self._take_surplus()
         try:
             control.send(self._channel, control.RETIRE)
         except OSError:
             pass  # the spawner has gone; whoever reads the channel says so
         for child in surplus:
             child.close()  # it exits when it sees that
+
+    def _take_surplus(self) -> list[Child]:
+        """Take out those that wait beside the one that is kept when retired; there can
+        be some on their way at that moment. Under the lock; to be closed without it.
+        """
+        if not self._retired:
+            return []
+        return [self._standby.pop() for _ in range(len(self._standby) - 1)]
 
     def close(self, deadline: float) -> bool:
         """End the spawner and all that it has started.
@@ -296,6 +318,9 @@ class Children:
             self._unable = None
             self._standby.append(child)
             self._changed.notify()
+            surplus = self._take_surplus()
+        for one in surplus:
+            one.close()
 
     def _note_exit(self, message: control.Message) -> None:
         exit_ = Exit(message.pid, message.status)

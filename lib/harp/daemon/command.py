@@ -8,8 +8,9 @@ import resource
 import sys
 
 from .. import __version__, accounts, actions, kernel, log, service
-from ..commandline import Parser
+from ..commandline import Parser, silence
 from ..config import ConfigError
+from ..errors import reason
 from ..pidfile import AlreadyRunning
 from .children import ProceduresFailed
 from .main import Daemon
@@ -25,35 +26,45 @@ def main(arguments: list[str] | None = None) -> int:
     :param arguments: of the command line; None: those of this process
     :returns: exit status
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if arguments[:1] == ["passwd"]:
-            from ..auth import command
-
-            return command.main(
-                arguments[1:], "harpd", _DEFAULT_CONFIG, _password_file
-            )
-        if arguments[:1] == ["setup"]:
-            from . import setup
-
-            return setup.main(arguments[1:])
-        if arguments[:1] == ["call"]:
-            from . import local
-
-            return local.main(arguments[1:], _DEFAULT_CONFIG)
-        parsed = _parser().parse_intermixed_args(arguments)
-        settings = _options(parsed)
-        if parsed.test:
-            return _test(settings)
-        if parsed.action is not None:
-            # Another configuration is another daemon, and none of systemd's.
-            run = actions.run
-            if settings.config != _DEFAULT_CONFIG:
-                run = actions.run_here
-            return run(parsed.action, _service(settings))
-        return _run(settings)
+        try:
+            return _carry_out(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where it is known what to do if it fails
+    except OSError as error:
+        if sys.stdout is not None:
+            silence(sys.stdout)
+        what = "" if error.filename else "can't print: "
+        return _complain([what + reason(error)], 1)
     except KeyboardInterrupt:  # before signals are handled in order
         return _complain(["interrupted"], 1)
+
+
+def _carry_out(arguments: list[str]) -> int:
+    if arguments[:1] == ["passwd"]:
+        from ..auth import command
+
+        return command.main(arguments[1:], "harpd", _DEFAULT_CONFIG, _password_file)
+    if arguments[:1] == ["setup"]:
+        from . import setup
+
+        return setup.main(arguments[1:])
+    if arguments[:1] == ["call"]:
+        from . import local
+
+        return local.main(arguments[1:], _DEFAULT_CONFIG)
+    parsed = _parser().parse_intermixed_args(arguments)
+    settings = _options(parsed)
+    if parsed.test:
+        return _test(settings)
+    if parsed.action is not None:
+        # Another configuration is another daemon, and none of systemd's.
+        run = actions.run
+        if settings.config != _DEFAULT_CONFIG:
+            run = actions.run_here
+        return run(parsed.action, _service(settings))
+    return _run(settings)
 
 
 def _password_file(config: str) -> str | None:
@@ -186,7 +197,7 @@ def _run(settings: Options) -> int:
     except (ProceduresFailed, AlreadyRunning) as error:
         return _complain(str(error).splitlines(), 1)
     except OSError as error:
-        return _complain([service.reason(error)], 1)
+        return _complain([reason(error)], 1)
 
 
 def _test(settings: Options) -> int:

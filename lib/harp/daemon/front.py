@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from fnmatch import fnmatchcase
 from .. import __version__, errors, protocol, wire
 from ..auth.delays import Delays
 from ..errors import Refusal
-from ..gate import Gate, Visitor, name_of
+from ..gate import Gate, Visitor, displaced, name_of
 from ..log import fields
 from ..server_tls import shake_hands
 from .children import Child
@@ -101,7 +102,7 @@ class Front:
                     del self._users[generation]
                     self._changed.notify_all()
 
-    def serve(self, sock, address) -> None:
+    def serve(self, sock: socket.socket, address: tuple) -> None:
         """Serve a connection to its end. In its own thread."""
         visitor = self.gate.visitor(sock)
         with self._using_generation(visitor.waker) as generation:
@@ -116,7 +117,7 @@ class _Visit:
         front: Front,
         generation: Generation,
         visitor: Visitor,
-        sock,
+        sock: socket.socket,
         peer: str,
     ) -> None:
         self._front = front
@@ -166,9 +167,7 @@ class _Visit:
     def _interruption(self) -> Refusal:
         """Return why this connection was woken before it had authenticated."""
         if self._visitor.displaced:
-            return Refusal(
-                errors.OVERLOADED, "others are waiting, and this took its time"
-            )
+            return displaced()
         return Refusal(errors.SHUTDOWN, "the daemon stops")
 
     def _receive(self) -> protocol.DaemonCall | protocol.ListProcedures:

@@ -4,12 +4,11 @@ A connection uses the same generation from its beginning to its end."""
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Callable
 
 from .. import accounts
 from ..auth import Authenticator
-from ..config import ConfigError, DaemonConfig
+from ..config import ConfigError, DaemonConfig, collect
 from ..server_tls import server_context
 from .children import Children, base_environment
 from .control import Settings
@@ -25,30 +24,17 @@ class Generation:
 
     def __init__(self, config: DaemonConfig, owner: int) -> None:
         self.config = config
-        self._owner = owner
         faults: list[str] = []
-        self.context = _collect(faults, _make_context, config)
-        self.authenticator = _collect(faults, _make_authenticator, config)
-        _collect(faults, self._check_user, config)
+        self.context = collect(
+            faults, server_context, config.certificate, config.private_key
+        )
+        self.authenticator = collect(
+            faults, Authenticator, config, config.auth_backends
+        )
+        collect(faults, _check_user, config, owner)
         if faults:
             raise ConfigError(faults)
         self.children: Children | None = None
-
-    def _check_user(self, config: DaemonConfig) -> None:
-        user, group = config.procedures_user, config.procedures_group
-        if user is None:
-            if self._owner == 0:
-                raise ConfigError(
-                    [
-                        "procedures.user: must be set when harpd runs as root: the "
-                        "user that procedures run as which don't name one"
-                    ]
-                )
-            return
-        try:
-            accounts.find(user, group)
-        except LookupError as error:
-            raise ConfigError([f"procedures.user: {error.args[0]}"]) from None
 
     def start(
         self,
@@ -68,23 +54,28 @@ class Generation:
         self.children.load(on_loss)
 
 
-def _collect(faults: list[str], make: Callable, config: DaemonConfig):
+def _check_user(config: DaemonConfig, owner: int) -> None:
+    user, group = config.procedures_user, config.procedures_group
+    if user is None:
+        if owner == 0:
+            raise ConfigError(
+                [
+                    "procedures.user: must be set when harpd runs as root: the "
+                    "user that procedures run as which don't name one"
+                ]
+            )
+        return
     try:
-        return make(config)
-    except ConfigError as error:
-        faults += error.faults
-        return None
-
-
-def _make_context(config: DaemonConfig) -> ssl.SSLContext:
-    return server_context(config.certificate, config.private_key)
-
-
-def _make_authenticator(config: DaemonConfig) -> Authenticator:
-    return Authenticator(config, config.auth_backends)
+        accounts.find(user, group)
+    except LookupError as error:
+        raise ConfigError([f"procedures.user: {error.args[0]}"]) from None
 
 
 def spawner_settings(config: DaemonConfig, open_files: int) -> Settings:
+    """Return what a spawner is told of a configuration.
+
+    :param open_files: soft limit of descriptors that calls run with
+    """
     return Settings(
         procedures_file=os.path.abspath(config.procedures_file),
         user=config.procedures_user,

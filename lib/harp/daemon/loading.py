@@ -112,9 +112,9 @@ def _run(source: bytes, path: str, name: str) -> list[Procedure]:
         elif _is_procedure_class(value) and value.__module__ == name:
             try:
                 found.append(value())
-            except Exception as error:
-                where = _where(value, path)
-                raise LoadingError(f"{where}: {value.name}: {error}") from None
+            except BaseException as error:  # as above
+                text = f"{_where(value, path)}: {value.name}: {_reason(error)}"
+                raise LoadingError(text) from None
     return found
 
 
@@ -256,7 +256,7 @@ def _where(procedure, path: str) -> str:
 def _explain(path: str, error: BaseException) -> str:
     """Say in a line what went wrong while a file was run: its own line, the reason,
     and the place where that arose if it is elsewhere."""
-    reason = " ".join("".join(traceback.format_exception_only(error)).split())
+    reason = _reason(error)
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: {error.msg}"
     if isinstance(error, ImportError) and _is_old(error.name):
@@ -270,6 +270,10 @@ def _explain(path: str, error: BaseException) -> str:
     if last.filename != path and not last.filename.startswith("<frozen"):
         text += f" (raised at {last.filename}:{last.lineno})"
     return text
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join("".join(traceback.format_exception_only(error)).split())
 
 
 def _is_old(module: str | None) -> bool:

@@ -13,14 +13,14 @@ import socket
 import sys
 import threading
 import time
-from typing import TextIO
+from collections.abc import Callable
 
 from .. import protocol, wire
 from ..accounts import name_or_number
 from ..arguments import parse_arguments
-from ..commandline import Parser
+from ..commandline import USAGE, Parser, put
 from ..config import ConfigError, DaemonConfig
-from ..errors import NO_SUCH_PROCEDURE, Refusal
+from ..errors import NO_SUCH_PROCEDURE, Refusal, reason
 from .children import Child, Children, ProceduresFailed
 from .control import Order
 from .generation import spawner_settings
@@ -30,7 +30,6 @@ from .slots import Slots
 
 _STOP_SECONDS = 10  # beside the grace that killing has
 _PEER = "local"
-_USAGE = 2
 
 
 def main(arguments: list[str], default_config: str) -> int:
@@ -38,7 +37,8 @@ def main(arguments: list[str], default_config: str) -> int:
 
     :param arguments: those behind ``harpd call``
     :param default_config: used if it exists and none is named
-    :returns: exit status: 0 for a result, 1 for any other end, 2 if nothing was called
+    :returns: exit status: 0 for a result, 1 for any other end or if it can't be
+        printed, 2 if nothing was called
     """
     parser = _parser(default_config)
     options = parser.parse_intermixed_args(arguments)
@@ -46,16 +46,20 @@ def main(arguments: list[str], default_config: str) -> int:
         values = parse_arguments(options.arguments)
         config = _load(options, default_config)
         open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return run_locally(config, options.procedure, values, sys.stdout, open_files)
+        put(b"")  # before anything is called
+        return run_locally(config, options.procedure, values, put, open_files)
     except ConfigError as error:
         faults = error.faults
     except (ValueError, ProceduresFailed) as error:
         faults = [str(error)]
     except Refusal as refusal:
         faults = [refusal.message]
+    except OSError as error:  # nobody takes what is to be printed, for example
+        print(f"harpd call: {reason(error)}", file=sys.stderr)
+        return 1
     for fault in faults:
         print(f"harpd call: {fault}", file=sys.stderr)
-    return _USAGE
+    return USAGE
 
 
 def _parser(default_config: str) -> argparse.ArgumentParser:
@@ -105,7 +109,7 @@ def run_locally(
     config: DaemonConfig,
     procedure: str,
     arguments: list | dict,
-    out: TextIO,
+    write: Callable[[bytes], None],
     open_files: int = 1024,
 ) -> int:
     """Run a procedure and print what its caller would get: a line of JSON for each
@@ -118,9 +122,11 @@ def run_locally(
 
     :param config: as the daemon's
     :param arguments: list (positional) or dict (named)
+    :param write: gets each of those lines
     :param open_files: soft limit of descriptors that the call runs with
     :returns: 0 for a result, 1 for every other end
     :raises ProceduresFailed: if the procedures don't load
+    :raises OSError: as ``write`` does
     """
     children = Children.start(spawner_settings(config, open_files))
     children.load(lambda: None)
@@ -128,7 +134,8 @@ def run_locally(
         description = children.procedures.get(procedure)
         if description is None:
             text = f"no procedure is called {procedure!r}"
-            _print(out, wire.encode(_error(NO_SUCH_PROCEDURE, text)))
+            error = protocol.build_daemon_error(NO_SUCH_PROCEDURE, text)
+            write(wire.encode(error))
             return 1
         timeout = description.timeout
         if timeout is None:
@@ -136,18 +143,19 @@ def run_locally(
         order = Order(procedure, arguments, None, getpass.getuser(), _PEER)
         child = children.take(time.monotonic() + config.request_timeout)
         try:
-            return _call(child, order, timeout, config.send_timeout, out)
+            return _call(child, order, timeout, config.send_timeout, write)
         finally:
             children.release(child)
     finally:
         children.close(time.monotonic() + config.kill_grace + _STOP_SECONDS)
 
 
-_error = protocol.build_daemon_error
-
-
 def _call(
-    child: Child, order: Order, timeout: float | None, send_timeout: float, out: TextIO
+    child: Child,
+    order: Order,
+    timeout: float | None,
+    send_timeout: float,
+    write: Callable[[bytes], None],
 ) -> int:
     """Relay a call as the front does, to ourselves in place of a caller."""
     ours, its = socket.socketpair()
@@ -171,20 +179,15 @@ def _call(
             with ours.makefile("rb") as lines:
                 for line in lines:
                     if line.startswith(protocol.STREAM_PREFIX):
-                        _print(out, line)
+                        write(line)
                     elif not line.startswith(protocol.ACKNOWLEDGEMENT_PREFIX):
                         end = line
         finally:
             ours.shutdown(socket.SHUT_RDWR)
             thread.join()
             waker.close()
-    _print(out, end)  # behind what the procedure has printed
+    write(end)  # behind what the procedure has printed
     return 0 if relay.end == protocol.RESULT else 1
-
-
-def _print(out: TextIO, line: bytes) -> None:
-    out.write(line.decode("utf-8", "backslashreplace"))
-    out.flush()
 
 
 class _ToStderr:

@@ -9,10 +9,11 @@ import sys
 import threading
 import time
 
-from .. import accounts, actions, log, service
-from ..config import ConfigError, DaemonConfig, at_start, logs
+from .. import accounts, actions, service
+from ..config import ConfigError, DaemonConfig, at_start, collect, logs
+from ..errors import reason
 from ..log import fields
-from ..pidfile import Pidfile
+from ..pidfile import take_pidfile
 from ..server import Server
 from . import options
 from .children import Children, ProceduresFailed
@@ -22,7 +23,6 @@ from .generation import Generation
 logger = logging.getLogger(__name__)
 
 _WITHOUT_CALL = 256  # connections that have authenticated and have no call (yet)
-_DIRECTORY_MODE = 0o755
 _STOP_SECONDS = 10  # for everything after the calls have had their grace
 
 
@@ -47,13 +47,14 @@ class Daemon:
         # Remembered, because the front may become another user.
         self._owner = os.getuid()
         self._generation = self._make_first_generation()
+        self._started_with = self._generation.config
         self._front = Front(self._generation)
         self._servers: list[Server] = []
         self._signals = service.Signals()
         self._failed = False
         self._stopping = False
         self._reload_wanted = threading.Event()
-        # Appended to by the reloading thread, read by the stop.
+        # Replaced by the reloading thread, read by the stop.
         self._retiring: list[threading.Thread] = []
 
     def _make_first_generation(self) -> Generation:
@@ -61,14 +62,14 @@ class Daemon:
         try:
             self._account = options.front_account(config)
         except ConfigError as error:
-            raise self._naming_file(error) from None
+            raise error.within(self._options.config) from None
         # Who reads the files at a reload must be able to do so now.
         with accounts.acting_as(self._account):
             generation = self._make_generation(config)
             try:
                 self._logging = logs.start(config.logging, "harpd")
             except ConfigError as error:
-                raise self._naming_file(error) from None
+                raise error.within(self._options.config) from None
         return generation
 
     def _make_generation(
@@ -77,16 +78,10 @@ class Daemon:
         """Return what a configuration makes, which is still to be started."""
         faults = options.check_hands(self._options.config, config, self._owner)
         options.use_python_path(config.python_path, old.python_path if old else ())
-        try:
-            generation = Generation(config, self._owner)
-        except ConfigError as error:
-            faults += error.faults
+        generation = collect(faults, Generation, config, self._owner)
         if faults:
-            raise self._naming_file(ConfigError(faults))
+            raise ConfigError(faults).within(self._options.config)
         return generation
-
-    def _naming_file(self, error: ConfigError) -> ConfigError:
-        return ConfigError([f"{self._options.config}: {text}" for text in error.faults])
 
     def run(self) -> int:
         """Serve until a signal ends it; return the exit status.
@@ -96,25 +91,28 @@ class Daemon:
         :raises ProceduresFailed: if the procedures don't load
         """
         self._remember_early_signals()
-        pidfile = None
-        if self._options.pidfile is not None:
-            # Where /run is emptied at each boot, nobody else makes it.
-            directory = os.path.dirname(self._options.pidfile)
-            os.makedirs(directory, _DIRECTORY_MODE, exist_ok=True)
-            pidfile = Pidfile(self._options.pidfile)
-            pidfile.take()
+        pidfile = take_pidfile(self._options.pidfile)
         try:
-            self._listen()
-            self._generation.start(
-                Children.start, self._open_files, self._lose_spawner
-            )
-            _warn_of_accounts(self._generation)
-            self._drop_root()
+            self._begin()
             with self._signals:
                 return self._serve()
         finally:
             if pidfile is not None:
                 pidfile.release()
+
+    def _begin(self) -> None:
+        """Do what may fail and needs root."""
+        try:
+            self._listen()
+            self._generation.start(
+                Children.start, self._open_files, self._lose_spawner
+            )
+            _warn(self._generation)
+            self._drop_root()
+        except BaseException:
+            for server in self._servers:
+                server.server_close()
+            raise
 
     def _remember_early_signals(self) -> None:
         """From the pid file on others may signal us, although we can't serve yet."""
@@ -139,7 +137,6 @@ class Daemon:
                 procedures=len(self._generation.children.procedures),
             ),
         )
-        self._warn_of_emptiness(self._generation)
         service.notify(READY="1", X_HARP_ADDRESS=addresses)
         self._background.serving()
         threading.Thread(
@@ -150,26 +147,15 @@ class Daemon:
         self._stop()
         return 1 if self._failed else 0
 
-    def _warn_of_emptiness(self, generation: Generation) -> None:
-        config = generation.config
-        if not generation.children.procedures:
-            logger.warning(
-                "nothing can be called: no @procedure %s",
-                fields(path=config.procedures_file),
-            )
-        if not (config.users or config.password_file or config.auth_backends):
-            logger.warning("nobody can call: no users, no password_file")
-
     def _listen(self) -> None:
         config = self._generation.config
-        connections = config.max_calls + config.max_unauthenticated + _WITHOUT_CALL
         for address in config.listen:
             self._servers.append(
                 Server(
                     address,
                     self._front.serve,
                     name="call",
-                    max_connections=connections,
+                    max_connections=_most_connections(config),
                     gate=self._front.gate,
                 )
             )
@@ -205,8 +191,10 @@ class Daemon:
             new = self._load_anew(self._generation)
         except ConfigError as error:
             faults = error.faults
-        except (ProceduresFailed, OSError) as error:
+        except ProceduresFailed as error:
             faults = str(error).splitlines()
+        except OSError as error:
+            faults = [f"can't start a spawner: {reason(error)}"]
         else:
             return self._take_over(self._generation, new)
         sys.path[:] = path
@@ -221,13 +209,10 @@ class Daemon:
         try:
             self._logging = logs.start(config.logging, "harpd")
         except ConfigError as error:
-            if self._logging is not None:
-                log.from_content(self._logging)
-            else:
-                logs.start(old.config.logging, "harpd")
+            self._logging.go_on()
             new.children.close(time.monotonic() + _STOP_SECONDS)
-            raise self._naming_file(error) from None
-        _warn_of_accounts(new)
+            raise error.within(self._options.config) from None
+        _warn(new)
         return new
 
     def _take_over(self, old: Generation, new: Generation) -> list[str]:
@@ -235,16 +220,19 @@ class Daemon:
             new.children.close(time.monotonic() + _STOP_SECONDS)
             return ["the daemon stops"]
         for field, key in at_start(DaemonConfig).items():
-            if getattr(new.config, field) != getattr(old.config, field):
+            if getattr(new.config, field) != getattr(self._started_with, field):
                 logger.warning("%s changes at the next start only", key)
         self._front.replace(new)
+        for server in self._servers:
+            server.allow(_most_connections(new.config))
         self._generation = new
         logger.info("reloaded %s", fields(procedures=len(new.children.procedures)))
         retiring = threading.Thread(
             target=self._retire, args=(old,), name="retire", daemon=True
         )
         retiring.start()
-        self._retiring.append(retiring)
+        left = [thread for thread in self._retiring if thread.is_alive()]
+        self._retiring = [*left, retiring]
         return []
 
     def _retire(self, generation: Generation) -> None:
@@ -275,8 +263,21 @@ class Daemon:
         logger.info("stopped")
 
 
-def _warn_of_accounts(generation: Generation) -> None:
-    for description in generation.children.procedures.values():
+def _most_connections(config: DaemonConfig) -> int:
+    return config.max_calls + config.max_unauthenticated + _WITHOUT_CALL
+
+
+def _warn(generation: Generation) -> None:
+    """Log what can't be called, and if nobody can call."""
+    config, procedures = generation.config, generation.children.procedures
+    if not procedures:
+        logger.warning(
+            "nothing can be called: no @procedure %s",
+            fields(path=config.procedures_file),
+        )
+    if not (config.users or config.password_file or config.auth_backends):
+        logger.warning("nobody can call: no users, no password_file")
+    for description in procedures.values():
         if description.account_fault is not None:
             logger.warning(
                 "no call of this procedure will run %s",

@@ -14,15 +14,15 @@ import os
 import sys
 from typing import NamedTuple
 
-from .. import accounts, hands, log, service
+from .. import accounts, hands, log
 from ..config import ConfigError, DaemonConfig, load, logs
+from ..errors import reason
 
 # Both go to the spawner in one message, with what takes little.
 _MAX_ENVIRONMENT = 16 * 1024
 _MAX_PROCEDURES = 8 * 1024
 # The daemon sets these for each call itself.
 _OWN_VARIABLES = ("HARP_JOB_ID", "HOME", "LOGNAME", "USER")
-
 
 _PATHS = ("certificate", "private_key", "password_file", "procedures_file")
 
@@ -49,10 +49,15 @@ class Options(NamedTuple):
 
 
 def load_config(options: Options) -> DaemonConfig:
-    """Read the configuration; the command line goes before it.
+    """Read the configuration; the command line goes before it. Paths in it are
+    relative to its directory, as the daemon leaves the one that it was started in.
 
     :raises ConfigError: with every fault of the file
     """
+    if not os.path.lexists(options.config):
+        raise ConfigError(
+            [f'{options.config}: does not exist; "harpd setup" makes one']
+        )
     config = load(options.config, DaemonConfig)
     changes: dict[str, object] = {
         "procedures_file": options.procedures,
@@ -63,7 +68,6 @@ def load_config(options: Options) -> DaemonConfig:
     changes = {field: value for field, value in changes.items() if value is not None}
     if options.user is not None and options.group is None:
         changes["procedures_group"] = None  # which is that of the user configured
-    # The daemon leaves the directory that it was started in.
     directory = os.path.dirname(options.config)
     for field in _PATHS:
         path = changes.get(field, getattr(config, field))
@@ -75,24 +79,28 @@ def load_config(options: Options) -> DaemonConfig:
         os.path.join(directory, path) for path in config.python_path
     )
     config = dataclasses.replace(config, **changes)
+    faults = _find_faults(config)
+    if faults:
+        raise ConfigError(faults).within(options.config)
+    return config
+
+
+def _find_faults(config: DaemonConfig) -> list[str]:
+    """Say what the spawner can't be told, and what can't be in an environment."""
     faults = [
-        f"{options.config}: environment.{name}: {reason}"
+        f"environment.{name}: {fault}"
         for name, value in config.environment.items()
-        if (reason := _fault_of_variable(name, value))
+        if (fault := _fault_of_variable(name, value))
     ]
     if len(json.dumps(dict(config.environment))) > _MAX_ENVIRONMENT:
-        faults.append(
-            f"{options.config}: environment: more than {_MAX_ENVIRONMENT} bytes"
-        )
+        faults.append(f"environment: more than {_MAX_ENVIRONMENT} bytes")
     names = config.procedures_file, config.procedures_user, config.procedures_group
     if len(json.dumps([*names, *config.python_path])) > _MAX_PROCEDURES:
         faults.append(
-            f"{options.config}: procedures: file, user, group and python_path are more "
-            f"than {_MAX_PROCEDURES} bytes"
+            "procedures: file, user, group and python_path are more than "
+            f"{_MAX_PROCEDURES} bytes"
         )
-    if faults:
-        raise ConfigError(faults)
-    return config
+    return faults
 
 
 def _fault_of_variable(name: str, value: str) -> str:
@@ -134,7 +142,7 @@ def check_hands(path: str, config: DaemonConfig, owner: int) -> list[str]:
         with open(path, "rb"):
             pass
     except OSError as error:  # root has read it before
-        faults.append(f"front.user: can't read {service.reason(error)}")
+        faults.append(f"front.user: can't read {reason(error)}")
     faults += [f"configuration: {text}" for text in hands.who_can_write(path, owner)]
     if config.users:
         found = hands.who_can_read(path, owner, groups)

@@ -35,7 +35,6 @@ _MAX_UNSENT = 256 * 1024  # with more than that for the caller, the process has 
 _EXIT_GRACE = 2.0  # s for a process to exit after its last line
 _DRAIN_CHUNKS = 16  # of output after the exit: a pipe holds no more
 
-CANCELLED = "cancelled"
 _LOST = "lost"
 
 
@@ -170,7 +169,7 @@ class Relay:
         now = time.monotonic()
         self._caller.check_deadline(now)
         if self._caller.has_left:
-            self._kill(CANCELLED)
+            self._kill(protocol.CANCELLED)
         if self._is_stopping():
             self._kill(errors.SHUTDOWN)
         if self._call_deadline is not None and now >= self._call_deadline:
@@ -289,7 +288,7 @@ class Relay:
         # its connection says it all. Nor is there an error that would promise that no
         # code ran when nobody knows whether the process is gone.
         unknown = self._cause == _LOST and not self._lines.acknowledged
-        if not (self._lines.in_pieces or self._cause == CANCELLED or unknown):
+        if not (self._lines.in_pieces or self._cause == protocol.CANCELLED or unknown):
             self._caller.add(wire.encode(self._build_error()))
         self._caller.finish()
 

@@ -28,7 +28,6 @@ _REHEARSED = inspect.signature(lambda value: value)
 _MAX_MESSAGE = 64 * 1024
 """Characters of an exception's message and traceback; more is for no one to read."""
 
-
 _STDERR_TAIL = 4096  # characters: the last lines say what went wrong
 
 

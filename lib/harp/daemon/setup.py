@@ -11,10 +11,11 @@ import socket
 import ssl
 import sys
 
-from .. import provision, service
+from .. import provision
 from ..auth import command, passwords
 from ..certificate import fingerprint
-from ..commandline import Parser
+from ..commandline import Parser, put
+from ..errors import reason
 from ..protocol import DAEMON_PORT
 from ..provision import SetupFailed
 from . import template
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
         print(f"harpd setup: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"harpd setup: {service.reason(error)}", file=sys.stderr)
+        print(f"harpd setup: {reason(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -116,6 +117,8 @@ class _Setup:
         :raises SetupFailed: if something can't be made
         :raises OSError: the same
         """
+        if not command.can_be_user(self._parsed.caller):
+            raise SetupFailed(f"can't be a user's name: {self._parsed.caller!r}")
         self._make_user()
         self._make.directory(self._directory, _DIRECTORY_MODE)
         mode, owner = self._hands_of_secrets()
@@ -130,9 +133,14 @@ class _Setup:
         make(self._path("passwords"), mode, lambda: template.PASSWORDS, owner)
         make(self._path("procedures.py"), _PUBLIC_MODE, lambda: template.PROCEDURES)
         make(self._path("harpd.toml"), mode, self._configuration, owner)
+        has_line = self._parsed.host_line is not None
+        # Before the secret is made, which can be handed over just once.
+        certificate = _fingerprint(self._path("cert.pem")) if has_line else ""
+        if self._parsed.host_line == "-":
+            put(b"")
         self._make_secret()
-        if self._parsed.host_line is not None:
-            self._write_host_line()
+        if has_line:
+            self._write_host_line(certificate)
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
@@ -194,7 +202,7 @@ class _Setup:
         command.set_entry(path, caller, entry, add=True)
         self._make.say(f"{path}: secret made for {caller}")
 
-    def _write_host_line(self) -> None:
+    def _write_host_line(self, certificate: str) -> None:
         if self._secret is None:
             raise SetupFailed(
                 "no line for the dispatcher: the secret in it can't be read back from "
@@ -206,13 +214,12 @@ class _Setup:
             "address": self._parsed.address or hostname,
             "port": self._parsed.port,
             "credentials": {"user": self._parsed.caller, "password": self._secret},
-            "cert_sha256": _fingerprint(self._path("cert.pem")),
+            "cert_sha256": certificate,
         }
         line = json.dumps(entry) + "\n"
         path = self._parsed.host_line
         if path == "-":
-            sys.stdout.write(line)
-            sys.stdout.flush()
+            put(line.encode())
             return
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with open(fd, "w", encoding="utf-8") as file:
@@ -221,8 +228,14 @@ class _Setup:
 
 
 def _fingerprint(certificate: str) -> str:
-    with open(certificate, encoding="ascii") as file:
+    with open(certificate, encoding="ascii", errors="replace") as file:
         # A chain begins with the host's own.
         own, end, _ = file.read().partition(ssl.PEM_FOOTER)
-    encoded = ssl.PEM_cert_to_DER_cert((own + end)[own.index(ssl.PEM_HEADER) :])
+    try:
+        encoded = ssl.PEM_cert_to_DER_cert((own + end)[own.index(ssl.PEM_HEADER) :])
+    except ValueError:
+        raise SetupFailed(
+            f"{certificate}: holds no certificate in PEM form; put one there, or move "
+            "it and its key away, and both are made"
+        ) from None
     return fingerprint(encoded)

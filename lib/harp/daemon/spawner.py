@@ -119,7 +119,9 @@ def _check_hands(settings: control.Settings) -> list[str]:
     return found
 
 
-def _describe(loaded: loading.Loaded, settings: control.Settings):
+def _describe(
+    loaded: loading.Loaded, settings: control.Settings
+) -> control.Description:
     description = loading.describe(loaded, _uid_of(loaded))
     try:
         account = call_account.of_procedure(loaded.procedure, settings)

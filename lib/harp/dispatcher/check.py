@@ -14,6 +14,7 @@ from .main import Dispatcher
 from .orders import Reloaded, Reloading, StopOrders
 
 _NOT_MADE = "hosts.cache"  # a start makes the directories of the others
+_LONGEST_SOCKET = 107  # bytes of its path; see unix(7)
 
 
 def find_faults(settings: options.Options) -> list[str]:
@@ -36,6 +37,7 @@ def find_faults(settings: options.Options) -> list[str]:
 
 def _check_files(settings: options.Options, config: DispatcherConfig) -> list[str]:
     faults = _unusable_directories(config)
+    faults += _impossible_sockets(config)
     faults += options.check_hands(settings, config)
     faults += logs.check(config.logging)
     faults += layout.check(config.stream_directory)
@@ -52,12 +54,27 @@ def _check_files(settings: options.Options, config: DispatcherConfig) -> list[st
     return faults
 
 
-def _directories(config: DispatcherConfig) -> list[tuple[str, str]]:
-    """Where files come to be: keys and paths."""
-    found = [("admin_socket", os.path.dirname(config.admin_socket))]
+def _sockets(config: DispatcherConfig) -> list[tuple[str, str]]:
+    """Unix sockets: keys and paths."""
+    found = [("admin_socket", config.admin_socket)]
     for listener in config.listen:
         if listener.address.path is not None:
-            found.append(("listen", os.path.dirname(listener.address.path)))
+            found.append(("listen", listener.address.path))
+    return found
+
+
+def _impossible_sockets(config: DispatcherConfig) -> list[str]:
+    return [
+        f"{key}: {path}: a socket's path may have {_LONGEST_SOCKET} bytes: "
+        "name a shorter one"
+        for key, path in _sockets(config)
+        if len(os.fsencode(path)) > _LONGEST_SOCKET
+    ]
+
+
+def _directories(config: DispatcherConfig) -> list[tuple[str, str]]:
+    """Where files come to be: keys and paths."""
+    found = [(key, os.path.dirname(path)) for key, path in _sockets(config)]
     found.append(("stream_directory", config.stream_directory))
     if config.hosts_cache is not None:
         found.append((_NOT_MADE, os.path.dirname(config.hosts_cache)))

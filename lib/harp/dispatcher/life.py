@@ -18,10 +18,10 @@ import signal
 import threading
 import time
 
-from .. import __version__, accounts, config as configuration, listener, log, service
-from ..config import ConfigError, DispatcherConfig, logs
+from .. import __version__, accounts, config as configuration, listener, service
+from ..config import ConfigError, DispatcherConfig, collect, logs
 from ..log import fields
-from ..pidfile import Pidfile
+from ..pidfile import take_pidfile
 from ..protocol.admin import Stop
 from . import options
 from .main import Dispatcher
@@ -30,7 +30,6 @@ from .orders import Reloaded, Reloading, StopOrder, StopOrders
 
 logger = logging.getLogger(__name__)
 
-_DIRECTORY_MODE = 0o755
 _STOP_SECONDS = 60  # what the service manager must grant beyond the time for draining
 _LONGEST_DRAIN_SECONDS = 366 * 86400  # told to it where nobody has set a limit
 
@@ -52,7 +51,7 @@ def run(settings: Options, background: service.Background) -> int:
         except ConfigError as error:
             raise error.within(settings.config) from None
         options.make_directories(config, account)
-        pidfile = _take_pidfile(settings.pidfile)
+        pidfile = take_pidfile(settings.pidfile)
         try:
             if account is not None:
                 accounts.become(account)
@@ -62,28 +61,17 @@ def run(settings: Options, background: service.Background) -> int:
                 pidfile.release()
 
 
-def _take_pidfile(path: str | None) -> Pidfile | None:
-    if path is None:
-        return None
-    # Where /run is emptied at each boot, nobody else makes it.
-    os.makedirs(os.path.dirname(path), _DIRECTORY_MODE, exist_ok=True)
-    pidfile = Pidfile(path)
-    pidfile.take()
-    return pidfile
-
-
-def prepare(settings: Options, config: DispatcherConfig) -> None:
+def prepare(settings: Options, config: DispatcherConfig) -> logs.Log:
     """Check what a configuration names, and send the log where it says.
 
+    :returns: where that is
     :raises ConfigError: with every fault
     """
     faults = options.check_hands(settings, config)
-    try:
-        logs.start(config.logging, "harpcallerd")
-    except ConfigError as error:
-        faults += error.faults
+    log = collect(faults, logs.start, config.logging, "harpcallerd")
     if faults:
         raise ConfigError(faults)
+    return log
 
 
 class _Life:
@@ -105,7 +93,7 @@ class _Life:
         self._addresses: list[str] | None = None
         self._start_error: Exception | None = None
         try:
-            prepare(settings, config)
+            self._log = prepare(settings, config)
             self._dispatcher = Dispatcher(config, self._stops, self._reloading)
         except ConfigError as error:
             raise error.within(settings.config) from None
@@ -249,20 +237,11 @@ class _Life:
             config, listen=listen, **{field: getattr(old, field) for field in changed}
         )
         try:
-            prepare(self._options, config)
+            log = prepare(self._options, config)
             self._dispatcher.apply(config)
         except ConfigError as error:
-            _go_on_logging(old)
+            self._log.go_on()
             raise error.within(self._options.config) from None
+        self._log = log
         restart = [f"listen ({one})" for one in waiting]
         return config, restart + [*changed.values()]
-
-
-def _go_on_logging(config: DispatcherConfig) -> None:
-    """Send the log again where it went before a reload that failed."""
-    try:
-        logs.start(config.logging, "harpcallerd")
-    except ConfigError as error:
-        # The file that says so has been changed meanwhile.
-        log.to_stderr()
-        logger.error("log goes to standard error now: %s", error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import socket
 from collections.abc import Callable
 
@@ -112,7 +113,7 @@ class _Setup:
         make.file(self._path(_CONFIG), mode, self._configuration, owner)
         command = "harpcallerd"
         if self._directory != _DIRECTORY:
-            command += f" -c {self._path(_CONFIG)}"
+            command += f" -c {shlex.quote(self._path(_CONFIG))}"
         make.say(
             f"the hosts' lines go into {self._path('hosts.jsonl')}, {command} "
             f"hosts-add puts them there; then: {command} start"

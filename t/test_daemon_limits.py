@@ -338,9 +338,9 @@ import os, resource, sys
 sys.path.insert(0, {lib!r})
 from harp.config import DaemonConfig
 from harp.daemon.children import Children, ProceduresFailed
-from harp.daemon.generation import spawner_settings
+from harp.daemon.settings import for_start
 config = DaemonConfig(procedures_file={file!r}, procedures_user=os.getuid())
-children = Children.start(spawner_settings(config, 64))
+children = Children.start(for_start(config, 64))
 free = os.dup(0)
 os.close(free)
 resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))

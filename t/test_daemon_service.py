@@ -22,6 +22,8 @@ from daemon_setup import (  # noqa: F401
     request,
 )
 
+from conftest import LIB
+
 
 def run(program: Harpd) -> tuple[int, str]:
     """Return exit status and standard error of a daemon that doesn't start."""
@@ -357,3 +359,48 @@ def test_reload_takes_new_users(make_harpd, certificate, wait_for):
     os.kill(daemon.pid, signal.SIGHUP)
     wait_for(lambda: ": reloaded" in daemon.log())
     assert error_of(daemon.end("echo"))[0] == "auth_error"
+
+
+SUCCESSOR = """
+import dataclasses, os, sys
+sys.path.insert(0, {lib!r})
+from harp.daemon import control
+from harp.daemon.children import Children, ProceduresFailed
+from harp.daemon.options import Options, load_config
+from harp.daemon.settings import for_start
+options = Options({config!r}, procedures={good!r})
+config = load_config(options)
+first = Children.start(for_start(config, 64, options))
+first.load(lambda: None)
+os.chmod({config!r}, {mode})
+second = first.start_successor()
+forged = for_start(dataclasses.replace(config, procedures_file={bad!r}), 64)
+control.send(second._channel, control.SETTINGS, text=forged.to_text())
+try:
+    second.load(lambda: None)
+    print(*second.procedures)
+except ProceduresFailed as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [(0o600, "good"), (0o666, "harpd.toml: everybody can write it")]
+)
+def test_successor_of_the_spawner_goes_by_the_files_and_not_by_what_the_front_says(
+    make_harpd, run_python, tmp_path, mode, said
+):
+    """A front that has dropped root may have been taken over."""
+    for name in ("good", "bad"):
+        text = f"from harp import procedure\n@procedure\ndef {name}(): pass\n"
+        (tmp_path / f"{name}.py").write_text(text)
+    printed = run_python(
+        SUCCESSOR.format(
+            lib=str(LIB),
+            config=str(make_harpd(start=False).config_file),
+            good=str(tmp_path / "good.py"),
+            bad=str(tmp_path / "bad.py"),
+            mode=mode,
+        )
+    )
+    assert said in printed and "bad" not in printed

@@ -10,7 +10,8 @@ from ..config import ConfigError, DaemonConfig, collect, logs
 from ..errors import reason
 from . import options
 from .children import Children, ProceduresFailed
-from .generation import Generation, spawner_settings
+from .generation import Generation
+from .settings import for_start
 
 _STOP_SECONDS = 10.0
 
@@ -46,7 +47,7 @@ def _check_front(settings: options.Options, config: DaemonConfig) -> list[str]:
 
 def _check_procedures(config: DaemonConfig, open_files: int) -> tuple[list[str], int]:
     try:
-        children = Children.start(spawner_settings(config, open_files))
+        children = Children.start(for_start(config, open_files))
         children.load(lambda: None)
     except ProceduresFailed as error:
         return str(error).splitlines(), 0

@@ -21,6 +21,7 @@ from ..errors import OVERLOADED, SHUTDOWN, SYSTEM_ERROR, Refusal
 from ..log import fields
 from . import control, spawner
 from .output import OutputLog
+from .settings import base_environment
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +29,6 @@ _CHUNK = 64 * 1024
 _SLOW_LOADING = 10.0  # s between two words about procedures that take long to load
 
 _QUIET = 10.0  # s without a shortage until the next one is logged
-
-# What harpd has in its environment is none of the procedures' business.
-_ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-    "TZ": None,
-}
 
 Exit = namedtuple("Exit", ("pid", "status"))
 """How a call's first process exited; all processes that were to be killed are gone.
@@ -97,6 +91,7 @@ class Children:
     """A spawner and its children.
 
     :param channel: to a spawner that has just been started
+    :param settings: what it is told; None: it knows
     :param process: the spawner, if it is a child of this process
     :ivar procedures: by name, once loaded
     :ivar digest: of their source, once loaded
@@ -105,7 +100,7 @@ class Children:
     def __init__(
         self,
         channel: socket.socket,
-        settings: control.Settings,
+        settings: control.Settings | None = None,
         process: subprocess.Popen | None = None,
     ) -> None:
         self._channel = channel
@@ -126,7 +121,8 @@ class Children:
         )
         self.procedures: dict[str, control.Description] = {}
         self.digest = ""
-        control.send(channel, control.SETTINGS, text=settings.to_text())
+        if settings is not None:
+            control.send(channel, control.SETTINGS, text=settings.to_text())
 
     @classmethod
     def start(cls, settings: control.Settings) -> Children:
@@ -150,19 +146,16 @@ class Children:
         ).start()
         return cls(ours, settings, process)
 
-    def start_successor(self, settings: control.Settings) -> Children:
-        """Let the spawner, who may be root when we are not, start another one.
-
-        The spawner believes the settings, but for the hands that code may be in
-        (hands.py). So whoever takes over a front that is another user can still choose
-        as whom procedures run, and their environment.
+    def start_successor(self) -> Children:
+        """Let the spawner, who may be root when we are not, start another one, which
+        reads the configuration itself.
 
         :raises OSError: if the spawner has gone
         """
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             control.send(self._channel, control.SUCCEED, descriptors=(its.fileno(),))
-        return Children(ours, settings)
+        return Children(ours)
 
     def load(self, on_loss: Callable[[], None]) -> None:
         """Wait until the procedures are loaded, and begin to serve.
@@ -383,12 +376,3 @@ def _log_output(reader: int) -> None:
         while data := file.read(_CHUNK):
             output.feed(data)
     output.finish()
-
-
-def base_environment() -> dict[str, str]:
-    """Return what all calls have in their environment, whatever is configured."""
-    return {
-        name: os.environ.get(name, default)
-        for name, default in _ENVIRONMENT.items()
-        if os.environ.get(name, default) is not None
-    }

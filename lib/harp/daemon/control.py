@@ -17,7 +17,7 @@ from collections import namedtuple
 from .. import __version__, wire
 
 # From the front.
-SETTINGS = 1  # text: Settings; the first message
+SETTINGS = 1  # text: Settings; the first message, but not to a successor
 USED = 2  # number: this standby process got a call, fork the next one
 KILL = 3  # number
 SUCCEED = 4  # with one end of a channel: start a spawner on it
@@ -35,8 +35,8 @@ _HEADER = struct.Struct("=BQii")
 
 
 class OtherVersion(Exception):
-    """Raised when front and spawner are not of the same version: a spawner is started
-    at each reload, from what is installed then."""
+    """Raised when a spawner is of another version than its daemon: one is started at
+    each reload, from what is installed then."""
 
 
 class Message(
@@ -103,6 +103,7 @@ class Settings(
             "open_files",
             "python_path",
             "environment",
+            "source",
         ),
     )
 ):
@@ -111,6 +112,25 @@ class Settings(
     :ivar procedures_file: absolute
     :ivar open_files: soft limit of descriptors that calls run with
     :ivar environment: all variables that calls share
+    :ivar source: text of a :class:`Source`; None: there will be no successor
+    """
+
+    __slots__ = ()
+
+    def to_text(self) -> str:
+        return json.dumps(self._asdict())
+
+    @classmethod
+    def from_text(cls, text: str) -> Settings:
+        return cls(**json.loads(text))
+
+
+class Source(namedtuple("Source", ("options", "open_files", "environment"))):
+    """What the settings of a successor are made from, with the configuration.
+
+    :ivar options: the daemon's command line: fields of its ``Options``
+    :ivar open_files: as in :class:`Settings`
+    :ivar environment: what calls have in their environment, whatever is configured
     """
 
     __slots__ = ()
@@ -119,8 +139,8 @@ class Settings(
         return json.dumps({"version": __version__, **self._asdict()})
 
     @classmethod
-    def from_text(cls, text: str) -> Settings:
-        """Read what a front has written.
+    def from_text(cls, text: str) -> Source:
+        """Read what a daemon has written.
 
         :raises OtherVersion: if that is of another version than we
         """

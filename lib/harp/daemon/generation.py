@@ -3,15 +3,13 @@ A connection uses the same generation from its beginning to its end."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from .. import accounts
 from ..auth import Authenticator
 from ..config import ConfigError, DaemonConfig, collect
 from ..server_tls import server_context
-from .children import Children, base_environment
-from .control import Settings
+from .children import Children
 
 
 class Generation:
@@ -37,20 +35,16 @@ class Generation:
         self.children: Children | None = None
 
     def start(
-        self,
-        start: Callable[[Settings], Children],
-        open_files: int,
-        on_loss: Callable[[], None],
+        self, start: Callable[[], Children], on_loss: Callable[[], None]
     ) -> None:
         """Start a spawner and load the procedures.
 
         :param start: how the spawner is started
-        :param open_files: soft limit of descriptors that calls run with
         :param on_loss: called from another thread if the spawner dies later on
         :raises ProceduresFailed: if they don't load
         :raises OSError: if no spawner can be started
         """
-        self.children = start(spawner_settings(self.config, open_files))
+        self.children = start()
         self.children.load(on_loss)
 
 
@@ -69,22 +63,3 @@ def _check_user(config: DaemonConfig, owner: int) -> None:
         accounts.find(user, group)
     except LookupError as error:
         raise ConfigError([f"procedures.user: {error.args[0]}"]) from None
-
-
-def spawner_settings(config: DaemonConfig, open_files: int) -> Settings:
-    """Return what a spawner is told of a configuration.
-
-    :param open_files: soft limit of descriptors that calls run with
-    """
-    return Settings(
-        procedures_file=os.path.abspath(config.procedures_file),
-        user=config.procedures_user,
-        group=config.procedures_group,
-        standby=config.standby,
-        kill_grace=config.kill_grace,
-        max_value=config.max_value,
-        traceback=config.traceback,
-        open_files=open_files,
-        python_path=config.python_path,
-        environment=base_environment() | config.environment,
-    )

@@ -23,9 +23,9 @@ from ..config import ConfigError, DaemonConfig
 from ..errors import NO_SUCH_PROCEDURE, Refusal, reason
 from .children import Child, Children, ProceduresFailed
 from .control import Order
-from .generation import spawner_settings
 from .options import Options, load_config
 from .relay import Relay
+from .settings import for_start
 from .slots import Slots
 
 _STOP_SECONDS = 10  # beside the grace that killing has
@@ -128,7 +128,7 @@ def run_locally(
     :raises ProceduresFailed: if the procedures don't load
     :raises OSError: as ``write`` does
     """
-    children = Children.start(spawner_settings(config, open_files))
+    children = Children.start(for_start(config, open_files))
     children.load(lambda: None)
     try:
         description = children.procedures.get(procedure)

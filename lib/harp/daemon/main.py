@@ -19,6 +19,7 @@ from . import options
 from .children import Children, ProceduresFailed
 from .front import Front
 from .generation import Generation
+from .settings import for_start
 
 logger = logging.getLogger(__name__)
 
@@ -104,15 +105,17 @@ class Daemon:
         """Do what may fail and needs root."""
         try:
             self._listen()
-            self._generation.start(
-                Children.start, self._open_files, self._lose_spawner
-            )
+            self._generation.start(self._start_spawner, self._lose_spawner)
             _warn(self._generation)
             self._drop_root()
         except BaseException:
             for server in self._servers:
                 server.server_close()
             raise
+
+    def _start_spawner(self) -> Children:
+        config = self._generation.config
+        return Children.start(for_start(config, self._open_files, self._options))
 
     def _remember_early_signals(self) -> None:
         """From the pid file on others may signal us, although we can't serve yet."""
@@ -205,7 +208,7 @@ class Daemon:
     def _load_anew(self, old: Generation) -> Generation:
         config = options.load_config(self._options)
         new = self._make_generation(config, old.config)
-        new.start(old.children.start_successor, self._open_files, self._lose_spawner)
+        new.start(old.children.start_successor, self._lose_spawner)
         try:
             self._logging = logs.start(config.logging, "harpd")
         except ConfigError as error:

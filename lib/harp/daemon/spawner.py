@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import time
+from typing import NoReturn
 
 from .. import accounts, hands, kernel
 from . import call_account, control, loading, processes, runner
@@ -32,8 +33,11 @@ _RECHECK = 0.02  # s between two looks at processes that are to end
 _RETRY = 0.2  # s until another try after a fork that failed, or came to nothing
 
 
-def command(fd: int) -> list[str]:
+def command(fd: int, source: str | None = None) -> list[str]:
     """Return the command line that starts a spawner on a channel.
+
+    :param source: text of a :class:`~.control.Source` that it makes its settings from;
+        None: it is told them
 
     Isolated, so that neither the directory nor the environment decides what is
     imported. The package may be inside of a zip file.
@@ -41,15 +45,16 @@ def command(fd: int) -> list[str]:
     package = os.path.abspath(sys.modules[__package__.partition(".")[0]].__path__[0])
     script = (
         f"import sys; sys.path.insert(0, {os.path.dirname(package)!r}); "
-        f"from {__name__} import main; main({fd})"
+        f"from {__name__} import main; main({fd}, {source!r})"
     )
     return [sys.executable, "-I", "-c", script]
 
 
-def main(fd: int) -> None:
+def main(fd: int, source: str | None = None) -> None:
     """Be the spawner.
 
     :param fd: descriptor of the channel
+    :param source: see :func:`command`
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -58,15 +63,18 @@ def main(fd: int) -> None:
     kernel.set_process_name("harpd-spawner")
     channel = socket.socket(fileno=fd)
     os.set_inheritable(fd, False)
-    message = control.receive(channel)
-    if message is None:
-        return
     try:
-        settings = control.Settings.from_text(message.text)
+        if source is None:
+            message = control.receive(channel)
+            if message is None:
+                return
+            settings = control.Settings.from_text(message.text)
+        else:
+            settings = _make_settings(source)
         os.chdir("/")
         _enter_surroundings(settings)
         procedures, digest = _load(settings)
-    except (control.OtherVersion, loading.LoadingError) as error:
+    except loading.LoadingError as error:
         control.send(channel, control.FAILED, text=str(error))
         return
     procedures = {
@@ -81,6 +89,45 @@ def main(fd: int) -> None:
     kernel.outlive_parent()
     _prepare_for_calls()
     Spawner(channel, procedures, settings).run()
+
+
+def _make_settings(source: str) -> control.Settings:
+    """Make our settings from the files. In a process of its own: what reads them is
+    large, and each fork would copy it.
+
+    :raises LoadingError: if they can't be used, with a line for each reason
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _write_settings(source, writer)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        text = file.read().decode()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status != 0:
+        raise loading.LoadingError(text or f"can't read settings: status {status}")
+    return control.Settings.from_text(text)
+
+
+def _write_settings(source: str, writer: int) -> NoReturn:
+    status = 1
+    try:
+        from ..config import ConfigError
+        from .settings import for_successor
+
+        with open(writer, "wb") as file:
+            try:
+                text = for_successor(source).to_text()
+                status = 0
+            except (ConfigError, control.OtherVersion) as error:
+                text = str(error)
+            file.write(text.encode("utf-8", "backslashreplace"))
+    except BaseException:
+        status = 1
+        sys.__excepthook__(*sys.exc_info())  # into the log
+    finally:
+        os._exit(status)
 
 
 def _load(settings: control.Settings) -> tuple[dict[str, loading.Loaded], str]:
@@ -284,7 +331,7 @@ class Spawner:
             pass  # the front has gone; reading will tell
 
     def _start_successor(self, fd: int) -> None:
-        arguments = command(fd)
+        arguments = command(fd, self._settings.source)
         try:
             pid = os.fork()
             if pid == 0:

@@ -108,4 +108,6 @@ setup(
     package_data={"harp": ["py.typed"]},
     scripts=["bin/harpcaller", "sbin/harpcallerd", "sbin/harpd"],
     cmdclass={"build": Build, "build_man": BuildManPages, "build_py": BuildPackage},
+    # Those that a wheel has left behind begin with a line that is good there alone.
+    options={"build_scripts": {"force": True}},
 )

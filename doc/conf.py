@@ -17,6 +17,8 @@ release = version = harp.__version__
 extensions = ["sphinx.ext.autodoc", "config_table"]
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
+# Wide enough for what a terminal of 110 columns shows.
+html_theme_options = {"page_width": "1200px", "body_max_width": "none"}
 man_pages = [
     ("client", "harp", "call procedures on remote machines from Python", author, 3),
     ("cli", "harpcaller", "call procedures on remote machines", author, 1),
@@ -36,7 +38,13 @@ nitpick_ignore_regex = [
 
 
 def setup(app):
+    app.connect("builder-inited", _leave_headings)
     app.connect("doctree-resolved", _for_man)
+
+
+def _leave_headings(app):
+    """Make no links of the headings on pages with a table of contents."""
+    app.env.settings["toc_backlinks"] = False
 
 
 def _for_man(app, doctree, docname):

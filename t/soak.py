@@ -16,10 +16,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import harp
-import leftovers
-from harp import protocol, testing
-from harp.dispatcher.checklog import LogCheck
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+import harp  # noqa: E402
+import leftovers  # noqa: E402
+from harp import protocol, testing  # noqa: E402
+from harp.dispatcher.checklog import LogCheck  # noqa: E402
 
 PROCEDURES = Path(__file__).with_name("procedures_for_tests.py")
 WORKERS = 6

@@ -29,6 +29,17 @@ def test_all_of_them_are_tested_here():
     assert {path.name for path in HOSTS.iterdir()} == scripts
 
 
+@pytest.mark.parametrize("path", sorted(CLIENTS.glob("*.py")), ids=os.path.basename)
+def test_client_without_arguments_tells_how_it_is_used(path):
+    environment = {**os.environ, "PYTHONPATH": str(TOP / "lib")}
+    done = subprocess.run(
+        [sys.executable, path], env=environment, capture_output=True, timeout=SECONDS
+    )
+    assert done.returncode == 1
+    assert f"python3 {path.name} ".encode() in done.stderr.replace(b"/srv/", b"")
+    assert b"Traceback" not in done.stderr
+
+
 # --- hosts --------------------------------------------------------------------------
 
 
@@ -115,8 +126,10 @@ def test_hosts_of_etc_hosts(tmp_path):
     path = script("from-etc-hosts", tmp_path, changes)
     assert str(password) in failure_of(path)
     password.write_text("\n")
-    hosts.write_text(ETC_HOSTS)
+    hosts.write_bytes(b"192.0.2.81 printer2 # caf\xe9\n" + ETC_HOSTS.encode())
     assert "no password" in failure_of(path)
+    password.write_bytes(b"caf\xe9\n")
+    assert failure_of(path).endswith("is not UTF-8\n")
     password.write_text("a secret\n")
     found = printed(path)
     assert {name: found[name].address for name in found} == {

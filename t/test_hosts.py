@@ -336,6 +336,21 @@ def test_script_that_prints_without_end_is_stopped(
     assert "prints more than 1000000 bytes" in caplog.text
 
 
+def test_failed_run_keeps_nothing_of_what_was_read(make_hosts, make_script):
+    hosts = make_hosts(script=make_script("echo x; exit 1\n"))
+    assert hosts.refresh().exception(timeout=60).__traceback__ is None
+
+
+def test_standard_error_without_end_does_not_fill_the_log(
+    make_hosts, make_script, monkeypatch, caplog
+):
+    monkeypatch.setattr(hostsource, "_MOST_REMARKS", 10)
+    caplog.set_level("INFO")
+    make_hosts(script=make_script("yes | head -n 100000 >&2\n"))
+    assert caplog.text.count("script says {") == 10
+    assert caplog.text.count("script says too much") == 1
+
+
 def test_script_may_print_a_lot_to_both_sides(make_hosts, make_script, caplog):
     caplog.set_level("INFO")
     rest = json.dumps(entry()).partition(", ")[2]

@@ -201,6 +201,14 @@ def test_build_of_the_package_asks_for_sphinx(unpacked, setuptools):
     assert asked.splitlines()[-1] == "['sphinx']"
 
 
+def test_scripts_that_a_wheel_has_left_are_made_anew(unpacked, installed, setuptools):
+    [script] = unpacked.glob("build/scripts-*/harpd")
+    script.write_text("#!python\n")  # newer than the script itself
+    setup = [sys.executable, "setup.py", "-q", "build_scripts"]
+    succeed(*setup, cwd=unpacked, env=setuptools)
+    assert script.read_text() != "#!python\n"
+
+
 def test_package_holds_the_library_and_the_commands_alone(installed):
     [record] = installed.rglob("*.dist-info/RECORD")
     lines = record.read_text().splitlines()

@@ -23,7 +23,7 @@ from wsgi_client import Browser
 EXAMPLE = TOP / "examples" / "webpanel"
 sys.path.append(str(EXAMPLE))
 
-from webpanel import app, settings, users  # noqa: E402
+from webpanel import app, settings, stream, users, web  # noqa: E402
 
 PROCEDURES = '''
 import time
@@ -268,6 +268,16 @@ def test_cookie_that_was_changed_is_none(panel, browser):
     assert browser.get("/jobs").status == 200
 
 
+@pytest.mark.parametrize(
+    "others", ["a=1", 'json={"a": [1]}', "no value", "a b=c", "é=1", 'x="', "a@b=1"]
+)
+def test_cookies_of_other_applications_end_no_session(panel, browser, others):
+    own = f"webpanel={browser.cookies['webpanel']}"
+    for cookies in (f"{others}; {own}", f"{own}; {others}"):
+        browser.cookies = {}
+        assert browser.get("/jobs", HTTP_COOKIE=cookies).status == 200
+
+
 def test_session_is_known_to_all_processes_that_share_the_secret(
     make_panel, panel_settings, browser, tmp_path
 ):
@@ -311,6 +321,9 @@ NOWHERE = [
     ("/jobs/", 404, "no such job"),
     ("/jobs/../x", 404, "no such page"),
     ("/jobs/none", 404, "no such job"),
+    ("/jobs/{id}", 404, "no such job"),
+    ("/jobs/{id}/packets", 404, "no such job"),
+    ("/jobs/%0d%0aX:%20y/stream.jsonl", 404, "no such job"),
     (f"/jobs/{SOME_ID}", 404, "no such job"),
     (f"/jobs/{SOME_ID}/packets", 404, "no such job"),
     (f"/jobs/{SOME_ID}/events", 404, "no such job"),
@@ -326,6 +339,8 @@ NOWHERE = [
     ("/call?host=none&procedure=add", 404, "no host none"),
     ("/queue?name=[]", 400, "Wrong address"),
     ("/queue?name=" + "%5B" * 5000, 400, "Wrong address"),
+    ('/queue?name={"a":1e999}', 400, "Wrong address"),
+    ('/queue?name={"a":NaN}', 400, "Wrong address"),
     ("/jobs?state=none", 400, "Wrong address"),
     ("/jobs?before=none", 400, "refuses"),
     (f"/jobs/{SOME_ID}/packets?since=x", 400, "Wrong address"),
@@ -346,6 +361,8 @@ def test_other_methods_are_refused(browser):
     assert (answer.status, answer.headers["Allow"]) == (405, "GET")
     assert browser.ask("GET", "/logout").status == 405
     assert browser.ask("HEAD", "/jobs").body == b""
+    style = browser.ask("HEAD", "/static/panel.css")
+    assert (style.status, style.body) == (200, b"")
 
 
 def test_form_that_is_none_is_refused(browser):
@@ -358,6 +375,16 @@ def test_form_that_is_none_is_refused(browser):
         assert browser.ask("POST", "/logout", b"x=y", **environ).status == status
     for body in (b"csrf=\xff", b"csrf=%ff", b"&".join([b"a=1"] * 20_000)):
         assert browser.ask("POST", "/logout", body).status == 400
+
+
+def test_length_of_more_digits_than_a_number_may_have_is_refused():
+    environ = {"CONTENT_TYPE": "application/x-www-form-urlencoded"}
+    for length in ("9" * 5000, "-1", "1e3", "٣"):
+        request = web.Request(
+            {**environ, "REQUEST_METHOD": "POST", "CONTENT_LENGTH": length}
+        )
+        with pytest.raises(web.HttpError, match="Length unknown"):
+            request.form
 
 
 def test_dispatcher_that_is_away_is_told_by_every_page(
@@ -595,6 +622,31 @@ def test_form_can_begin_with_what_a_job_had(browser, rpc):
     assert page.one("textarea", name="arg.named").text.strip() == '{"z": 5}'
 
 
+def test_secret_that_a_job_had_is_typed_anew_and_stays_one(browser, rpc):
+    def fields_like(job, procedure):
+        page = browser.page(f"/call?host=web01&procedure={procedure}&like={job.id()}")
+        return {
+            element.attributes["name"]: element
+            for element in page.all("textarea") + page.all("input")
+            if "name" in element.attributes
+        }
+
+    many = fields_like(rpc.web01.echo("open", harp.Secret("x")), "echo")
+    assert many["arg.values"].text.strip() == ""
+    assert "checked" in many["secret.values"].attributes
+    assert "checked" not in many["secret.named"].attributes
+    named = fields_like(rpc.web01.echo(a=1, b=harp.Secret("x")), "echo")
+    assert named["arg.named"].text.strip() == ""
+    assert "checked" in named["secret.named"].attributes
+    single = fields_like(rpc.web01.fail(harp.Secret("x")), "fail")
+    assert "checked" in single["secret.message"].attributes
+
+
+def test_queue_of_a_name_that_can_not_be_sent_is_told_at_its_field(browser, rpc):
+    answer = call(browser, "add", more={"queue": '{"a": 1e999}', "arg.a": "1"})
+    assert answer.status == 400 and b"must be a word or a JSON object" in answer.body
+
+
 # --- streams -------------------------------------------------------------------------
 
 
@@ -672,6 +724,28 @@ def events_of(body):
         elif "event" in fields:
             names.append(fields["event"])
     return packets, names
+
+
+def test_large_packets_are_read_by_and_by(browser, rpc, monkeypatch):
+    monkeypatch.setattr(stream, "_READ", 2500)
+    job = rpc.web01.say(*["x" * 1000] * 7)
+    job.get(timeout=SECONDS)
+    page = browser.page(f"/jobs/{job.id()}")
+    assert [number for number, _ in packets_of(page)] == ["0", "1", "2"]
+    assert page.one("nav", **{"aria-label": "Stream"}).text == "later »"
+    found = browser.get(f"/jobs/{job.id()}/packets?since=3").json
+    assert (len(found["packets"]), found["next"], found["ended"]) == (3, 6, False)
+    found = browser.get(f"/jobs/{job.id()}/packets?since=6").json
+    assert (len(found["packets"]), found["next"], found["ended"]) == (1, 7, True)
+
+
+def test_large_result_is_shown_as_far_as_a_page_goes(browser, rpc):
+    job = rpc.web01.echo(*range(50_000))
+    job.get(timeout=SECONDS)
+    page = browser.page(f"/jobs/{job.id()}")
+    shown = page.all("pre", **{"class": "value"})[-1]
+    assert len(shown.text) == 100_000
+    assert json.loads(browser.get(f"/jobs/{job.id()}/result.json").body)[0][-1] == 49999
 
 
 def test_events_carry_the_packets_number_and_go_on_behind_the_last(browser, rpc):

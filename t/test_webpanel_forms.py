@@ -137,6 +137,8 @@ def test_arguments_are_what_was_typed(fields, typed, expected):
         ([FIRST, ONLY], {"p": "x", "k": "2"}, "k"),
         ([MORE], {"m": Typed("7", forms.JSON)}, "m"),
         ([ANY], {"a": Typed("[" * 100_000, forms.JSON)}, "a"),
+        ([ANY], {"a": "1e999"}, "a"),
+        ([field(annotation="float", name="z")], {"z": "1e999"}, "z"),
     ],
 )
 def test_what_does_not_fit_is_told_at_its_field(fields, typed, at):
@@ -146,6 +148,14 @@ def test_what_does_not_fit_is_told_at_its_field(fields, typed, at):
     }
     _, _, faults = forms.arguments(fields, entries)
     assert list(faults) == [at]
+
+
+def test_default_is_what_json_makes_of_it():
+    table = field("{1: 2, 'x': (3,)}")
+    text = forms.text_of(table, table.default).text
+    assert forms.arguments([table], {table.name: Typed(text)}) == ((), {}, {})
+    _, named, _ = forms.arguments([table], {table.name: Typed('{"x": 3}')})
+    assert named == {table.name: {"x": 3}}
 
 
 def test_secret_values_are_marked_one_by_one():
@@ -158,10 +168,14 @@ def test_secret_values_are_marked_one_by_one():
 
 
 @pytest.mark.parametrize(
-    "value", ["x", "7", " x ", "", "a\nb", 7, 1.5, None, True, ["a"], {"b": "c"}]
+    "value",
+    ["x", "7", " x ", "", "a\nb", 7, 1.5, None, True, ["a"], {"b": "c"}]
+    + ["1e999", "[" * 100_000, "a\u2028b", "\x1cb", "a\rb", "a\0b", "\udcff"],
 )
 def test_what_is_shown_for_a_value_is_read_as_that_value(value):
     typed = {"a": forms.text_of(ANY, value)}
+    # Browsers change these, or can't get them.
+    assert not re.search("[\0\r\ud800-\udfff]", typed["a"].text)
     assert forms.arguments([ANY], typed) == ((), {"a": value}, {})
     typed = {"m": forms.text_of(MORE, [value, "last"])}
     assert forms.arguments([MORE], typed) == ((value, "last"), {}, {})
@@ -222,11 +236,14 @@ def test_settings_file_of_the_example_has_every_key_with_its_default(tmp_path):
 
 def test_all_faults_of_the_settings_are_told_at_once(tmp_path):
     path = tmp_path / "settings.toml"
-    path.write_text('title = 5\nevents = "yes"\nsession_hours = 0\nother = 1\n')
+    path.write_text(
+        'title = 5\nevents = "yes"\nsession_hours = 0\nother = 1\n'
+        "login_delay = inf\n"
+    )
     with pytest.raises(settings.SettingsError) as caught:
         settings.load(path)
     lines = str(caught.value).splitlines()
-    assert len(lines) == 6 and all(line.startswith(f"{path}: ") for line in lines)
+    assert len(lines) == 7 and all(line.startswith(f"{path}: ") for line in lines)
 
 
 def test_settings_that_are_not_there_are_named(tmp_path, monkeypatch):

@@ -48,4 +48,6 @@ def value_of(text):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     main()

@@ -30,6 +30,8 @@ def main():
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     try:
         main()
     except harp.HarpException as error:

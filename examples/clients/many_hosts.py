@@ -50,4 +50,6 @@ def may_be_repeated(result):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     main()

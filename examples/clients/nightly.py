@@ -47,6 +47,8 @@ def is_failure(result):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     try:
         sys.exit(main())
     except harp.HarpException as error:

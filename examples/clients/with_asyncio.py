@@ -41,6 +41,8 @@ async def follow(job, since=0):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     try:
         asyncio.run(main(sys.argv[1]))
     except harp.HarpException as error:

@@ -57,6 +57,7 @@ ROUTES: dict[str, dict[str, View]] = {
 stands in the path's place of ``{id}``."""
 
 _OPEN = ("/login",)  # to everybody
+_READING = ("GET", "HEAD")
 
 
 class Panel:
@@ -98,7 +99,7 @@ class Panel:
             title = "The dispatcher's reply can't be understood"
             response = self._error(request, HttpError(502, title, fault.message))
         except Exception:
-            logger.exception("a page failed: %s %s", request.method, request.path)
+            logger.exception("a page failed: %s %a", request.method, request.path)
             error = HttpError(500, "A fault of this panel", "Its log tells more.")
             response = self._error(request, error)
         body = response.start(start_response)
@@ -114,14 +115,14 @@ class Panel:
 
     def _answer(self, request: Request) -> Response:
         folder, _, name = request.path.rpartition("/")
-        if folder == "/static" and name in _STATIC_TYPES and request.method == "GET":
+        if folder == "/static" and name in _STATIC_TYPES and request.method in _READING:
             return _static(name)
         session = self.sessions.read(request.cookie(self.sessions.name))
         if session is not None:
             request.user = session.user
             request.csrf = self.sessions.csrf(session)
         views, parts = _find(request.path)
-        method = "GET" if request.method == "HEAD" else request.method
+        method = "GET" if request.method in _READING else request.method
         if views is not None and method not in views:
             allowed = ", ".join(views)
             title = f"This can't be done by {request.method}"
@@ -154,13 +155,11 @@ class Panel:
 
 def _find(path: str) -> tuple[dict[str, View] | None, list[str]]:
     """Return the views of a path, None if there are none, and what they are given."""
-    if path in ROUTES:
-        return ROUTES[path], []
     parts = path.split("/")
     if len(parts) > 2 and parts[1] == "jobs":
         pattern = "/".join(["", "jobs", _ID, *parts[3:]])
         return ROUTES.get(pattern), [parts[2]]
-    return None, []
+    return ROUTES.get(path), []
 
 
 def _check_token(request: Request) -> None:

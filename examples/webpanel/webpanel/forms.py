@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import harp
+from harp import jsonline
+from harp.arguments import parse_value
 from harp.protocol.listed import (
     KEYWORD_ONLY,
     POSITIONAL_ONLY,
@@ -110,8 +112,7 @@ def _field(parameter: Parameter) -> Field:
     is_secret = _SECRET.search(parameter.name) is not None
     if is_secret and takes == ANY:
         takes = TEXT  # a password of digits is no number
-    if default is None or not _is_json(default):
-        default = NOTHING
+    default = NOTHING if default is None else _as_json(default)
     many = parameter.kind in (VAR_POSITIONAL, VAR_KEYWORD)
     hints = []
     if parameter.annotation is not None:
@@ -141,12 +142,12 @@ def _literal(text: object) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _is_json(value: object) -> bool:
+def _as_json(value: object) -> object:
+    """Return a value as it is sent, whose keys are strings; NOTHING: it can't be."""
     try:
-        json.dumps(value, allow_nan=False)
+        return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
-        return False
-    return True
+        return NOTHING
 
 
 def _taken(parameter: Parameter, default: object) -> tuple[str, tuple]:
@@ -157,7 +158,7 @@ def _taken(parameter: Parameter, default: object) -> tuple[str, tuple]:
     annotation = _bare(str(parameter.annotation or ""))
     if annotation.startswith("Literal["):
         choices = _literal(annotation.removeprefix("Literal")) or ()
-        if choices is not NOTHING and all(map(_is_json, choices)):
+        if choices is not NOTHING and NOTHING not in map(_as_json, choices):
             return CHOICE, tuple(choices)
     name = annotation.partition("[")[0].rpartition(".")[2]
     if name in _NAMES:
@@ -202,14 +203,23 @@ def text_of(field: Field, value: object) -> Typed:
 
 
 def _any_text(value: object) -> str:
-    """Text that :func:`_any` reads as that value."""
-    if isinstance(value, str) and value and _any(value) == value == value.strip():
-        return value
+    """Text that :func:`parse_value` reads as that value."""
+    if isinstance(value, str) and value == value.strip() != "":
+        try:
+            if parse_value(value) == value and not _CHANGED.search(value):
+                return value
+        except ValueError:
+            pass  # it looks like JSON that can't be sent
     return _json_text(value)
 
 
+# What browsers don't send back as it is. JSON has escapes for these.
+_CHANGED = re.compile("[\0\r\ud800-\udfff]")
+
+
 def _json_text(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 # --- from what was typed to arguments ------------------------------------------------
@@ -254,7 +264,7 @@ def _value(field: Field, typed: Typed) -> Any:
         if typed.mode == TEXT:
             return text
         if text.strip():
-            return _json(text) if typed.mode == JSON else _any(text)
+            return _json(text) if typed.mode == JSON else parse_value(text)
         return NOTHING
     if not text.strip():
         return NOTHING
@@ -291,16 +301,11 @@ def _no_constant(name: str) -> None:
 
 def _json(text: str, expected: str = "JSON; a text stands in quotes") -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant)
+        jsonline.encode(value)  # 1e999 is too large to be sent
     except (ValueError, RecursionError):
         raise ValueError(f"must be {expected}") from None
-
-
-def _any(text: str) -> Any:
-    try:
-        return _json(text)
-    except ValueError:
-        return text
+    return value
 
 
 def _lines(text: str, mode: str) -> Any:
@@ -309,8 +314,9 @@ def _lines(text: str, mode: str) -> Any:
         if not isinstance(value, list):
             raise ValueError('must be a JSON array, like [1, "two"]')
         return value or NOTHING
-    lines = [line for line in text.splitlines() if line.strip()]
-    read = str if mode == TEXT else _any
+    # Other ends of lines than this one may stand in a value.
+    lines = [line for line in text.split("\n") if line.strip()]
+    read = str if mode == TEXT else parse_value
     return [read(line) for line in lines] or NOTHING
 
 

@@ -269,7 +269,8 @@ def download_result(panel: Panel, request: Request, job_id: str) -> Response:
         value = {"type": end.type, "message": end.message, "data": end.data}
     else:
         value = end
-    body = json.dumps(value, indent=2).encode()
+    # In one line: others take many times the memory, where there is much.
+    body = json.dumps(value).encode()
     return answer(body, "application/json", headers=[_as_file(f"{job_id}.json")])
 
 

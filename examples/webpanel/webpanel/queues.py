@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import harp
 from harp import protocol
+from harp.arguments import parse_value
 from harp.protocol.explain import Holder, Queued, parse_explanation
 from harp.protocol.listed import QueueEntry, parse_queue_entry
 
@@ -68,12 +68,18 @@ def _holder(request: Request, holder: Holder) -> list:
     return [link, ", since ", shown.moment(holder.start)]
 
 
-def show(panel: Panel, request: Request) -> Response:
+def name_of(text: str) -> dict | None:
+    """Return a queue's name that is written as a JSON object; None: it is none."""
     try:
-        name = json.loads(request.need("name"))
-    except (ValueError, RecursionError):
-        name = None
-    if not isinstance(name, dict):
+        name = parse_value(text)
+    except ValueError:
+        return None
+    return name if isinstance(name, dict) else None
+
+
+def show(panel: Panel, request: Request) -> Response:
+    name = name_of(request.need("name"))
+    if name is None:
         raise HttpError(400, "Wrong address", "The queue's name is no JSON object.")
     running, _ = jobs.listed(panel, {"queue": name, "state": protocol.RUNNING}, _MOST)
     waiting, more = jobs.listed(panel, {"queue": name, "state": protocol.QUEUED}, _MOST)

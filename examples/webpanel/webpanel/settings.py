@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from dataclasses import dataclass, fields
@@ -116,7 +117,7 @@ def _fault(where: str, type_name: str, value: object) -> list[str]:
     kind, text = _TYPES[type_name]
     is_right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if is_right and kind not in (str, bool):
-        is_right = value > 0
+        is_right = 0 < value < math.inf
     return [] if is_right else [f"{where}: must be {text}"]
 
 

@@ -91,13 +91,22 @@ def brief(value: object) -> str:
 
 def full(value: object) -> list[Element]:
     """Return a value for a page of its own, cut where it is very long."""
-    text = value
-    if not isinstance(value, str):
-        text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = value if isinstance(value, str) else _written(value)
     shown = tag.pre(text[:_LONGEST], class_="value", tabindex=0)
     if len(text) <= _LONGEST:
         return [shown]
-    return [shown, tag.p(f"These were {_LONGEST:,} characters of {len(text):,}.")]
+    return [shown, tag.p(f"These were the first {_LONGEST:,} characters.")]
+
+
+def _written(value: object) -> str:
+    """Return JSON over several lines, not much longer than is shown."""
+    parts, length = [], 0
+    for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value):
+        parts.append(part)
+        length += len(part)
+        if length > _LONGEST:
+            break
+    return "".join(parts)
 
 
 def arguments(status: FullStatus) -> str:

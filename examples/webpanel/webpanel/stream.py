@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 200  # packets that a page shows, and that one poll gets at most
 _LONGEST = 5000  # characters of a packet that a page shows
+_READ = 20_000_000  # characters of packets that are read for a page
 _BEAT = 10.0  # s between two signs of life, which notice that nobody listens any more
 _LONGEST_EVENTS = 300.0  # s; then the browser comes again, and who it is is looked at
 
@@ -38,8 +39,8 @@ def section(panel: Panel, request: Request, status: FullStatus) -> Element:
     since = request.number("since")
     grows = since is None and status.state != protocol.DONE
     first = max(0, count - _SHOWN) if since is None else since
-    packets = panel.rpc.job(status.job_id).poll(first, _SHOWN).packets
-    items = [_item(number, data) for number, data in enumerate(packets, first)]
+    texts, _ = _texts(panel.rpc.job(status.job_id), first)
+    items = [_item(number, text) for number, text in enumerate(texts, first)]
     nothing = "Nothing has come so far." if grows else "It has streamed nothing."
     whole = request.url(f"/jobs/{status.job_id}/stream.jsonl")
     following = first + len(items)
@@ -72,12 +73,25 @@ def _growing(panel: Panel, request: Request, status: FullStatus) -> dict[str, st
     return addresses
 
 
-def _item(number: int, data: object) -> Element:
-    return tag.li(_text(data), value=number, class_="packet")
+def _texts(job: harp.RemoteCall, since: int) -> tuple[list[str], bool]:
+    """Return the texts of packets from a number on, and whether these were all, the job
+    having ended. They are read one by one: some may be large."""
+    texts, length = [], 0
+    with job.stream(since) as values:
+        for data in values:
+            text = show.plain(data)
+            texts.append(_cut(text))
+            length += len(text)
+            if len(texts) == _SHOWN or length >= _READ:
+                return texts, False
+    return texts, values.result() is not harp.CALL_NOT_FINISHED
 
 
-def _text(data: object) -> str:
-    text = show.plain(data)
+def _item(number: int, text: str) -> Element:
+    return tag.li(text, value=number, class_="packet")
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
@@ -103,10 +117,9 @@ def packets(panel: Panel, request: Request, job_id: str) -> Response:
     """What has come since a number: the texts, the number to go on from, and whether
     the job has ended and these were all."""
     since = request.number("since") or 0
-    found = panel.rpc.job(job_id).poll(since, _SHOWN)
-    texts = [_text(data) for data in found.packets]
+    texts, ended = _texts(panel.rpc.job(job_id), since)
     return answer_json(
-        {"packets": texts, "next": found.next, "ended": found.end is not None}
+        {"packets": texts, "next": since + len(texts), "ended": ended}
     )
 
 
@@ -157,10 +170,12 @@ class _Events:
         return self._parts
 
     def close(self) -> None:
-        self._parts.close()
-        if self._is_open:
-            self._is_open = False
-            self._turns.give_back()
+        try:
+            self._parts.close()
+        finally:
+            if self._is_open:
+                self._is_open = False
+                self._turns.give_back()
 
 
 def _event_parts(job: harp.RemoteCall, since: int) -> Iterator[bytes]:
@@ -178,7 +193,7 @@ def _event_parts(job: harp.RemoteCall, since: int) -> Iterator[bytes]:
                     yield b"event: end\ndata: {}\n\n"
                     return
                 # JSON, because a line break would end the event.
-                text = json.dumps(_text(data))
+                text = json.dumps(_cut(show.plain(data)))
                 yield f"id: {number}\ndata: {text}\n\n".encode()
     except harp.HarpException:
         return  # the browser comes again, and is told then

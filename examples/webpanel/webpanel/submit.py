@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import harp
@@ -13,7 +13,7 @@ from harp.calls import make_call
 from harp.protocol.listed import ListedProcedure, parse_full_status
 from harp.secret import split_arguments
 
-from . import forms, hosts, inputs, jobs, page
+from . import forms, hosts, inputs, jobs, page, queues
 from .forms import Field, Typed
 from .markup import Element, tag
 from .web import HttpError, Request, Response, redirect
@@ -86,35 +86,43 @@ def _procedure(panel: Panel, host: str, name: str) -> ListedProcedure:
 
 
 def _as_typed(fields: list[Field], status) -> dict[str, Typed]:
-    """What one would type to make a call again, but for what is masked in it."""
-    given = status.arguments
-    if isinstance(given, list):
-        masked = set(status.secret)
-        named: dict = {}
-        positions = [n for n in range(len(given)) if n not in masked]
-        single = [field for field in fields if field.takes != forms.LINES]
-        for position in positions:
-            if position < len(single):
-                named[single[position].name] = given[position]
-        for field in fields:
-            if field.takes == forms.LINES:
-                before = fields.index(field)
-                named[field.name] = given[before:]
-    else:
-        named = {
-            name: value for name, value in given.items() if name not in status.secret
-        }
+    """What one would type to make a call again. What is masked in it has to be typed
+    anew, and stays a secret."""
+    given, masked = status.arguments, set(status.secret)
+    parts = _by_position if isinstance(given, list) else _by_name
+    typed = {}
+    for field, keys, value in parts(fields, given):
+        if masked.intersection(keys):
+            typed[field.name] = Typed("", forms.ANY, True)
+        elif keys:
+            typed[field.name] = forms.text_of(field, value)
+    return typed
+
+
+def _by_position(
+    fields: list[Field], given: list
+) -> Iterator[tuple[Field, Collection, object]]:
+    """A call's arguments by field: the field, the positions of what it gets, and
+    that."""
+    for position, field in enumerate(fields):
+        if field.takes == forms.LINES:
+            yield field, range(position, len(given)), given[position:]
+            return
+        if position < len(given):
+            yield field, [position], given[position]
+
+
+def _by_name(
+    fields: list[Field], given: dict
+) -> Iterator[tuple[Field, Collection, object]]:
+    """The same with names instead of positions."""
     names = {field.name for field in fields}
+    others = {name: value for name, value in given.items() if name not in names}
     for field in fields:
         if field.takes == forms.OBJECT:
-            named[field.name] = {
-                name: value for name, value in named.items() if name not in names
-            } or forms.NOTHING
-    return {
-        field.name: forms.text_of(field, named[field.name])
-        for field in fields
-        if field.name in named
-    }
+            yield field, others, others
+        elif field.name in given:
+            yield field, [field.name], given[field.name]
 
 
 def _rest_of(status) -> dict[str, str]:
@@ -329,13 +337,12 @@ def _queue(entered: Entered) -> dict | None:
         return None
     if not text.startswith("{"):
         return {"name": text}
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+    name = queues.name_of(text)
+    if name is None:
         entered.faults["queue"] = (
             'must be a word or a JSON object, like {"of": "web01"}'
         )
-        return None
+    return name
 
 
 def _submit_one(panel: Panel, order: Order, host: str) -> str:

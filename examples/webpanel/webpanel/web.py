@@ -6,7 +6,6 @@ import json
 import urllib.parse
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, NamedTuple
 
 MAX_BODY = 4 * 1024 * 1024  # bytes; arguments may have 1 MiB, and encoding triples some
@@ -128,11 +127,13 @@ class Request:
         return self._environ.get("HTTP_" + name.upper().replace("-", "_"))
 
     def cookie(self, name: str) -> str | None:
-        try:
-            found = SimpleCookie(self._environ.get("HTTP_COOKIE", "")).get(name)
-        except CookieError:
-            return None
-        return None if found is None else found.value
+        """Return a cookie's value, whatever other applications have put beside it."""
+        found = None
+        for part in self._environ.get("HTTP_COOKIE", "").split(";"):
+            key, _, value = part.strip().partition("=")
+            if key == name:
+                found = value.strip('"')
+        return found
 
     # --- addresses ---
 
@@ -212,7 +213,7 @@ class Request:
                 415, "Not a form", "What was sent is no form of this panel."
             )
         length = self._environ.get("CONTENT_LENGTH") or ""
-        if not (length.isascii() and length.isdigit()):
+        if not (length.isascii() and length.isdigit() and len(length) <= 15):
             raise HttpError(411, "Length unknown", "What was sent has no length.")
         if int(length) > MAX_BODY:
             text = f"A form may have {MAX_BODY // 1024 // 1024} MiB."

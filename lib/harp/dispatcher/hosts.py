@@ -198,6 +198,9 @@ class Hosts:
             source, output = self._read()
         except HostsError as error:
             self._note_failure("hosts stay as they are", error)
+            # Its frames hold all that was read, and these orders: a circle, which would
+            # stay long.
+            error.with_traceback(None)
             for order in orders:
                 order.future.set_exception(error)
             return

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 _CHUNK = 64 * 1024
 _MOST_BYTES = 256 * 1024 * 1024  # a million hosts; a program that never ends its output
 _LONGEST_REMARK = 10_000  # bytes of a line of standard error
+_MOST_REMARKS = 10_000  # such lines of one run that are logged
 
 
 class HostsError(Exception):
@@ -87,10 +88,10 @@ def _collect(process: subprocess.Popen, path: str, seconds: float) -> bytes:
     and it has ended."""
     deadline = time.monotonic() + seconds
     output = bytearray()
-    remarks = bytearray()
+    remarks = _Remarks(path)
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, output)
-        selector.register(process.stderr, selectors.EVENT_READ, remarks)
+        selector.register(process.stderr, selectors.EVENT_READ, remarks.read)
         while selector.get_map():
             ready = selector.select(max(0.0, deadline - time.monotonic()))
             if time.monotonic() >= deadline:
@@ -102,7 +103,7 @@ def _collect(process: subprocess.Popen, path: str, seconds: float) -> bytes:
                     selector.unregister(key.fileobj)
             if len(output) > _MOST_BYTES:
                 raise HostsError(f"{path}: prints more than {_MOST_BYTES} bytes")
-            _log_remarks(remarks, path, at_end=not selector.get_map())
+            remarks.log(at_end=not selector.get_map())
     try:
         process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
@@ -110,14 +111,31 @@ def _collect(process: subprocess.Popen, path: str, seconds: float) -> bytes:
     return bytes(output)
 
 
-def _log_remarks(remarks: bytearray, path: str, at_end: bool) -> None:
-    """Log whole lines and take them away."""
-    end = len(remarks)
-    if not at_end and end < _LONGEST_REMARK:
-        end = remarks.rfind(b"\n") + 1
-    for line in remarks[:end].decode("utf-8", "replace").splitlines():
-        logger.info("hosts script says %s", fields(script=path, line=line))
-    del remarks[:end]
+class _Remarks:
+    """What a process says on standard error.
+
+    :ivar read: what was read of it, and is not logged yet
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._left = _MOST_REMARKS
+        self._is_too_much = False
+        self.read = bytearray()
+
+    def log(self, at_end: bool) -> None:
+        """Log whole lines and take them away."""
+        end = len(self.read)
+        if not at_end and end < _LONGEST_REMARK:
+            end = self.read.rfind(b"\n") + 1
+        lines = self.read[:end].decode("utf-8", "replace").splitlines()
+        del self.read[:end]
+        for line in lines[: self._left]:
+            logger.info("hosts script says %s", fields(script=self._path, line=line))
+        if len(lines) > self._left and not self._is_too_much:
+            self._is_too_much = True
+            logger.warning("hosts script says too much %s", fields(script=self._path))
+        self._left = max(0, self._left - len(lines))
 
 
 def _ending(status: int) -> str:

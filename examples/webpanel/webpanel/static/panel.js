@@ -123,8 +123,9 @@
       byId("said").textContent =
         "Ended: " + (document.querySelector("#now .state")?.textContent ?? "");
     });
-    while (!hasEnded) {
-      await wait(RETRY);
+    // Soon once: a job that has just been submitted is mostly still connecting.
+    for (let pause = POLL; !hasEnded; pause = RETRY) {
+      await wait(pause);
       if (!hasEnded && !document.hidden) await reloadParts(["now", "facts"]);
     }
   }

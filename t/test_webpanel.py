@@ -830,7 +830,7 @@ def test_group_shows_what_each_host_does_and_can_be_cancelled(browser, rpc, syst
     address = f"/group?id={group.id()}"
     page = browser.page(address)
     rows = {row[0]: row for row in page.rows()[1:]}
-    assert rows["web01"][1] == "runs" and rows["web01"][3:] == ["2", "line 1"]
+    assert rows["web01"][1] == "running" and rows["web01"][3:] == ["2", "line 1"]
     assert rows["nowhere"][4].startswith("unknown_host")
     assert page.one("section", id="group").attributes["data-refresh"] == "2"
     answer = browser.post("/group/cancel", {"id": group.id()})

@@ -6,67 +6,48 @@ import json
 import socket
 import ssl
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "lib"))
-
-import harp.testing  # noqa: E402
+from figures import report, servers
 
 _BYTES = 100_000_000
 _VALUES = 1_000_000
-_PROCEDURES = """
-from harp import procedure, streaming_procedure
-
-@procedure
-def noop():
-    return None
-
-@procedure
-def large(size):
-    return "x" * size
-
-@streaming_procedure
-def many(number):
-    yield from range(number)
-    return number
-"""
 _ACKNOWLEDGED = b'{"harp":1,"stream_result":%b}\n'
 
 
 def main():
-    with tempfile.TemporaryDirectory() as directory:
-        procedures = Path(directory, "procedures.py")
-        procedures.write_text(_PROCEDURES)
-        limits = {"limits": {"value": "200 MiB"}}
-        with harp.testing.Servers(procedures, directory, daemon=limits) as harpd:
-            for _ in receive(harpd, "noop"):
-                pass
-            report(harpd, "bulk, at rest", 0, 0)
+    with servers(daemon={"limits": {"value": "200 MiB"}}) as both:
+        for _ in receive(both, "noop"):
+            pass
+        at_rest = most(both)
+        for name, check in (
+            ("result of 100 MB", check_large),
+            ("1,000,000 streamed values", check_many),
+        ):
             start = time.perf_counter()
-            check_large(harpd)
-            report(harpd, "bulk, result of 100 MB", start, _BYTES)
-            start = time.perf_counter()
-            size = check_many(harpd)
-            report(harpd, "bulk, 1,000,000 streamed values", start, size)
+            size = check(both)
+            rate = size / (time.perf_counter() - start) / 1e6
+            report(f"bulk, {name}", "MB/s", [rate])
+            report(
+                f"bulk, most memory of the front after {name}",
+                "MB",
+                [most(both)],
+                [at_rest],
+                "at rest",
+            )
 
 
-def report(harpd, name, start, size):
-    status = Path(f"/proc/{harpd.daemon.pid}/status").read_text()
-    most = int(status.partition("VmHWM:")[2].split()[0]) / 1024
-    rate = ""
-    if size:
-        seconds = time.perf_counter() - start
-        rate = f"{seconds:.1f} s, {size / seconds / 1e6:.0f} MB/s, "
-    print(f"{name}: {rate}front's VmHWM {most:.0f} MiB", flush=True)
+def most(both):
+    """Return the most memory that the front ever held, in MB."""
+    status = Path(f"/proc/{both.daemon.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
-def check_large(harpd):
+def check_large(both):
     size = 0
     beginning = end = b""
-    for data in receive(harpd, "large", _BYTES):
+    for data in receive(both, "large", _BYTES):
         size += len(data)
         beginning = (beginning + data)[:100] if len(beginning) < 100 else beginning
         end = (end + data)[-100:]
@@ -77,28 +58,29 @@ def check_large(harpd):
         and size == len(head) + _BYTES + 3
     ):
         sys.exit(f"result is not whole: {size} bytes, {beginning!r} to {end!r}")
+    return size
 
 
-def check_many(harpd):
-    lines = b"".join(receive(harpd, "many", _VALUES)).split(b"\n")
+def check_many(both):
+    lines = b"".join(receive(both, "many", _VALUES)).split(b"\n")
     values = [json.loads(line)["stream"] for line in lines[1:-2]]
     if values != list(range(_VALUES)) or lines[-2:] != [b'{"result":1000000}', b""]:
         sys.exit(f"stream is not whole: {len(values)} values, {lines[-2:]}")
     return sum(map(len, lines)) + len(lines)
 
 
-def receive(harpd, procedure, *arguments):
+def receive(both, procedure, *arguments):
     """Yield all that a call brings."""
     request = {
         "harp": 1,
         "procedure": procedure,
         "arguments": arguments,
-        "auth": {"user": harpd.user, "password": harpd.password},
+        "auth": {"user": both.user, "password": both.password},
     }
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection(harpd.daemon_address) as plain:
+    with socket.create_connection(both.daemon_address) as plain:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with context.wrap_socket(plain) as sock:
             sock.sendall(json.dumps(request).encode() + b"\n")

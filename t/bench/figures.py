@@ -31,12 +31,21 @@ def noop():
     return None
 
 @procedure
+def large(size):
+    return "x" * size
+
+@procedure
 def sleep(seconds):
     time.sleep(seconds)
 
 @streaming_procedure
 def count(number):
     yield from range(number)
+
+@streaming_procedure
+def many(number):
+    yield from range(number)
+    return number
 
 @streaming_procedure
 def blobs(number, size):

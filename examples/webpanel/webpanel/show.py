@@ -21,8 +21,8 @@ _JOB_ID = re.compile(
 )
 
 STATES = {
-    protocol.QUEUED: "waits",
-    protocol.RUNNING: "runs",
+    protocol.QUEUED: "queued",
+    protocol.RUNNING: "running",
     protocol.RESULT: "succeeded",
     protocol.EXCEPTION: "raised",
     protocol.ERROR: "failed",

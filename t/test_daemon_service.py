@@ -372,35 +372,38 @@ options = Options({config!r}, procedures={good!r})
 config = load_config(options)
 first = Children.start(for_start(config, 64, options))
 first.load(lambda: None)
-os.chmod({config!r}, {mode})
-second = first.start_successor()
-forged = for_start(dataclasses.replace(config, procedures_file={bad!r}), 64)
-control.send(second._channel, control.SETTINGS, text=forged.to_text())
+{meanwhile}
 try:
     second.load(lambda: None)
     print(*second.procedures)
 except ProceduresFailed as error:
     print(error)
 """
+FORGED = """
+second = first.start_successor()
+forged = for_start(dataclasses.replace(config, procedures_file={bad!r}), 64)
+control.send(second._channel, control.SETTINGS, text=forged.to_text())
+"""
+WRITABLE = """
+os.chmod({config!r}, 0o666)
+second = first.start_successor()
+"""
 
 
 @pytest.mark.parametrize(
-    ("mode", "said"), [(0o600, "good"), (0o666, "harpd.toml: everybody can write it")]
+    ("meanwhile", "said"),
+    [(FORGED, "good\n"), (WRITABLE, "harpd.toml: everybody can write it")],
 )
 def test_successor_of_the_spawner_goes_by_the_files_and_not_by_what_the_front_says(
-    make_harpd, run_python, tmp_path, mode, said
+    make_harpd, run_python, tmp_path, meanwhile, said
 ):
     """A front that has dropped root may have been taken over."""
+    paths = {}
     for name in ("good", "bad"):
         text = f"from harp import procedure\n@procedure\ndef {name}(): pass\n"
         (tmp_path / f"{name}.py").write_text(text)
-    printed = run_python(
-        SUCCESSOR.format(
-            lib=str(LIB),
-            config=str(make_harpd(start=False).config_file),
-            good=str(tmp_path / "good.py"),
-            bad=str(tmp_path / "bad.py"),
-            mode=mode,
-        )
-    )
+        paths[name] = str(tmp_path / f"{name}.py")
+    paths["config"] = str(make_harpd(start=False).config_file)
+    meanwhile = meanwhile.format(**paths)
+    printed = run_python(SUCCESSOR.format(lib=str(LIB), meanwhile=meanwhile, **paths))
     assert said in printed and "bad" not in printed

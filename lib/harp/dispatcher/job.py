@@ -40,6 +40,7 @@ class Job:
         "_waker",
         "_watchers",
         "_end_watchers",
+        "_followers",
     )
 
     def __init__(self, job_id: str, order: int, size: int) -> None:
@@ -57,6 +58,7 @@ class Job:
         self._stop: str | None = None
         self._unstored = False
         self._waker: wire.Waker | None = None  # of the job's thread
+        self._followers = 0
         # Woken once: at the next packets or the end; at the end. None: nobody.
         self._watchers: set[wire.Waker] | None = None
         self._end_watchers: set[wire.Waker] | None = None
@@ -144,6 +146,15 @@ class Job:
         and whether it has ended."""
         with self._lock:
             return self._size, self._packets, self.has_ended
+
+    def count_follower(self, number: int) -> None:
+        """Count who follows it: 1 when one begins, -1 when it leaves."""
+        with self._lock:
+            self._followers += number
+
+    @property
+    def followers(self) -> int:
+        return self._followers
 
     def status(self) -> tuple[str, float | None, str | None, int]:
         """Return state, start, outcome, and number of packets."""

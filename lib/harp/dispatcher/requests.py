@@ -45,6 +45,8 @@ _PIECE = 16 * 1024  # bytes that a client must take in one send_timeout
 _UNSENT = 64 * 1024
 """What the kernel may hold for a client that is slow to read, beside what is under way.
 By itself it takes megabytes, and asks for more only when much of that has gone."""
+_PAUSE_FOR_EACH = 0.0002  # s, of a follower for each other one of its job
+_LONGEST_PAUSE = 0.1
 
 
 class Requests:
@@ -284,7 +286,7 @@ class _Client:
                 if extent.trailer is not None:
                     self._send_range(reading, extent.until, extent.trailer_offset)
                     return
-                self._wait_for_news(job, extent.size)
+                self._wait_for_packets(job, extent.size)
                 extent = reading.extent()
 
     def _read_stream(self, request: protocol.ReadStream) -> None:
@@ -417,6 +419,19 @@ class _Client:
             self._connection.send(view[:_PIECE], deadline)
             view = view[_PIECE:]
         self._within_line = not data.endswith(b"\n")
+
+    def _wait_for_packets(self, job: Job, size: int) -> None:
+        """Wait as :meth:`_wait_for_news`, and among many followers a moment more, until
+        some packets are together: woken for each of them, they would take the
+        processor from the job's own thread."""
+        job.count_follower(1)
+        try:
+            self._wait_for_news(job, size)
+            others = job.followers - 1
+            if others and not job.has_ended:
+                time.sleep(min(others * _PAUSE_FOR_EACH, _LONGEST_PAUSE))
+        finally:
+            job.count_follower(-1)
 
     def _wait_for_news(self, job: Job, size: int | None) -> None:
         """Wait until a job goes on or the client leaves.
